@@ -1,0 +1,70 @@
+"""What can go wrong, in words a person can act on.
+
+One base error and a few leaves. Each carries an exit code for the command line, and a message that
+says what is wrong, where, what was expected and what to do. Nothing here knows any other module.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+
+class GraftError(Exception):
+    """The base of every error that graft raises on purpose."""
+
+    exit_code = FAILED
+
+
+class RecipeError(GraftError):
+    """The recipe asks for something that does not exist or makes no sense."""
+
+    exit_code = WRONG_USE
+
+
+class DataError(GraftError):
+    """The data cannot be used as it is: missing, unlabelled, unreadable, or contradicting itself."""
+
+    exit_code = WRONG_USE
+
+
+class BackboneError(GraftError):
+    """The backbone is unknown, or its weights cannot be had or do not fit."""
+
+    exit_code = WRONG_USE
+
+
+class BundleError(GraftError):
+    """A bundle is missing, damaged, or does not fit the network it is loaded into."""
+
+    exit_code = WRONG_USE
+
+
+class RunError(GraftError):
+    """A run folder cannot be used: occupied, finished, or not a run."""
+
+    exit_code = WRONG_USE
+
+
+class TrainingError(GraftError):
+    """Training cannot go on: the loss is not finite, the disk is full, frozen values moved."""
+
+
+class Interrupted(GraftError):
+    """The person stopped the run; what was reached is saved and can be resumed."""
+
+    exit_code = INTERRUPTED
+
+
+def suggest(wrong: str, known: Iterable[str], *, most: int = 3) -> str:
+    """A sentence naming the known names nearest to ``wrong``; empty when none is near.
+
+    >>> suggest("two_phase", ["probe", "two-phase"])
+    " Did you mean 'two-phase'?"
+    """
+    near = difflib.get_close_matches(wrong, list(known), n=most, cutoff=0.6)
+    if not near:
+        return ""
+    return f" Did you mean {' or '.join(repr(name) for name in near)}?"
