@@ -1,0 +1,174 @@
+"""Pictures as a torch dataset, and the loader that decodes them in worker processes.
+
+A view of an item is a function of (seed, view number, content of the item): never of the order in
+which workers run, of their number, or of the item's place in the table.
+
+Shapes: B items, K channels, h, w of the network's input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from graft.data.image import MAX_PIXELS, UnreadableImage, decode
+from graft.data.transforms import Preset, augment, preprocess
+from graft.errors import DataError, GraftError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
+    from torch import Tensor
+
+    from graft.backbones.contract import Preprocess
+    from graft.data.items import Items
+
+Index: TypeAlias = int | tuple[int, int]
+"""An item's number (as it is), or a pair (item's number, view's number) (a random view)."""
+
+Sample: TypeAlias = "tuple[Tensor, int, int]"
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Dataset[Any]):
+    """Items as network inputs: ``pictures[index]`` is (float32 [K, h, w], target or -1, number).
+
+    An ``int`` index gives the picture as in evaluation, a pair (number, view) a random view by
+    ``preset``, drawn from ``seed``.
+
+    Raises:
+        DataError: when an item is taken that can no longer be read; the message names it.
+    """
+
+    items: Items
+    preprocess: Preprocess
+    preset: Preset = "none"
+    seed: int = 0
+    max_pixels: int = MAX_PIXELS
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Index) -> Sample:
+        number, view = index if isinstance(index, tuple) else (index, None)
+        picture = self._decode(number)
+        if view is None:
+            ready = preprocess(picture, self.preprocess)
+        else:
+            seed = view_seed(self.seed, view, self.items.digests[number])
+            ready = augment(picture, self.preprocess, self.preset, seed)
+        targets = self.items.targets
+        return ready, -1 if targets is None else int(targets[number]), number
+
+    def _decode(self, number: int) -> Tensor:
+        try:
+            return decode(
+                self.items.sources[number],
+                max_pixels=self.max_pixels,
+                channels=self.preprocess.channels,
+            )
+        except UnreadableImage as error:
+            raise DataError(
+                f"{self.items.ids[number]} cannot be read any more: {error.reason}. It could be "
+                "when the data was scanned; restore the file, or run again without it."
+            ) from None
+
+
+def view_seed(seed: int, view: int, digest: str) -> int:
+    """The random seed of one view of one item: 63 bits, the same on every machine."""
+    key = f"{seed}/{view}/{digest}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1
+
+
+Batch: TypeAlias = "tuple[Tensor, Tensor, Tensor]"
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Batches of pictures: iterate over it as often as there are epochs.
+
+    Each batch is (float32 [B, K, h, w], int64 [B] targets or -1, int64 [B] item numbers).
+    """
+
+    engine: DataLoader[Any]
+
+    def __len__(self) -> int:
+        return len(self.engine)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises DataError where an item cannot be read, also when a worker met it."""
+        for batch in self.engine:
+            if isinstance(batch, GraftError):
+                try:
+                    raise batch
+                finally:
+                    # its traceback names this frame: left in a cycle, the workers would outlive
+                    # the loader and hold up whoever collects it by ten seconds
+                    del batch
+            pictures, targets, numbers = batch
+            yield pictures, targets, numbers
+
+
+def loader(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: int = 0) -> Loader:
+    """A loader of ``dataset`` that yields one batch for each list of indices in ``batches``.
+
+    ``batches`` is iterated anew for every pass, so it must be re-iterable where there are several.
+    With ``workers`` > 0 as many processes decode, one torch thread each; they are started without
+    forking this process (its threads would leave locks behind) and live as long as the loader. A
+    script that uses workers needs the usual ``if __name__ == "__main__":``.
+    """
+    engine: DataLoader[Any] = DataLoader(
+        _Guarded(dataset),
+        batch_sampler=batches,
+        num_workers=workers,
+        generator=torch.Generator(),  # or every pass would draw from the caller's random numbers
+        collate_fn=_collate,
+        multiprocessing_context=_context() if workers else None,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return Loader(engine)
+
+
+@dataclass(frozen=True, eq=False)
+class _Guarded(Dataset[Any]):
+    """Carries an error of ours out of a worker as a value.
+
+    Torch would raise it in the parent with a traceback as its text.
+    """
+
+    dataset: Dataset[Any]
+
+    def __getitems__(self, indices: Sequence[Index]) -> list[Any] | GraftError:
+        try:
+            return [self.dataset[index] for index in indices]
+        except GraftError as error:
+            return error
+
+
+def _collate(samples: list[Any] | GraftError) -> Any:
+    return samples if isinstance(samples, GraftError) else default_collate(samples)
+
+
+def _context() -> BaseContext:
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # the server imports torch once; workers forked from it start in milliseconds
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _start_worker(_worker: int) -> None:
+    """An interrupt goes to the parent alone, which then ends its workers in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,288 @@
+"""Reading a picture: the one place where bytes become pixels.
+
+Every picture in graft, whether in training, evaluation or prediction, goes through ``decode``, so
+that it means the same everywhere:
+
+- the EXIF orientation is applied, also to a PIL image that still carries one;
+- grey becomes RGB by replication; 16-bit values are rescaled by depth (value >> 8);
+- palettes become their colours; whatever is transparent is laid over white (``BACKGROUND``);
+- CMYK becomes RGB as Pillow does it, without colour profiles; profiles are ignored throughout;
+- of several frames the first counts;
+- floats, Lab colours and 32-bit integers beyond 65535 are refused: they have no fixed range.
+
+Files may be hostile. Only regular files of the formats in ``FORMATS`` are read; the number of
+pixels is checked in the header before anything is decoded; truncated files are errors; and whatever
+goes wrong inside Pillow comes out as ``UnreadableImage``. Safe to call from several threads.
+
+Shapes: K channels, height H, width W.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from graft.data.items import display
+from graft.data.quiet import quiet_pillow
+from graft.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from graft.data.items import Source
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow finds MPO through JPEG
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"}
+    | {".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"}
+)
+BACKGROUND = (255, 255, 255)
+MAX_PIXELS = 80_000_000
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION, _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0112, 262, 0
+_HAS_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+_KEY_SCALE = {"L;2": 85, "L;4": 17}  # a PNG's transparent grey is given at the file's own depth
+
+
+class UnreadableImage(DataError):
+    """A picture that cannot be read: ``reason`` in a few words, ``where`` names it if known."""
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(reason, where)
+        self.reason = reason
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"Cannot read the picture{' ' if self.where else ''}{self.where}: {self.reason}."
+
+
+def decode(source: Source, *, max_pixels: int = MAX_PIXELS, channels: int = 3) -> torch.Tensor:
+    """The pixels of one picture: uint8 [channels, H, W].
+
+    ``source``: a path, a file's bytes, a PIL image, a uint8 or uint16 array [H, W] (grey) or
+    [H, W, K], or a tensor [H, W] or [K, H, W]. Pictures have 3 channels, or 1 (grey by Pillow's
+    luma) where ``channels`` is 1; arrays [H, W, K] must have K = ``channels``.
+    ``max_pixels`` bounds H · W of what is decoded; above about 179 million pixels a process must
+    also raise ``PIL.Image.MAX_IMAGE_PIXELS``.
+
+    Raises:
+        UnreadableImage: for whatever reason the source is not such a picture.
+    """
+    if isinstance(source, np.ndarray | torch.Tensor):
+        return _from_array(source, channels)
+    where = display(str(source)) if isinstance(source, str | Path) else ""
+    try:
+        with quiet_pillow():
+            pixels = _pixels(source, max_pixels, channels)
+    except UnreadableImage as error:
+        raise UnreadableImage(error.reason, where) from None
+    except Exception as error:  # Pillow raises two dozen kinds on damaged files
+        raise UnreadableImage(_words(error), where) from None
+    return _checked(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), channels)
+
+
+def read_bytes(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """A regular file's content; pipes, devices and sockets are never opened.
+
+    Raises:
+        UnreadableImage: no such file, not a regular file, no permission, or larger than any
+            picture of ``max_pixels`` can be.
+    """
+    try:
+        _check_file(Path(path).stat(), max_pixels)
+        # Without O_NONBLOCK a pipe put in the file's place since the check would hang us here.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 (a descriptor)
+            _check_file(os.fstat(file.fileno()), max_pixels)
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(_words(error)) from None
+
+
+def _check_file(status: os.stat_result, max_pixels: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage("it is not a regular file")
+    if status.st_size == 0:
+        raise UnreadableImage("the file is empty")
+    if status.st_size > 8 * max_pixels + 2**26:  # 16-bit RGBA takes 8 bytes a pixel
+        raise UnreadableImage(
+            f"the file has {status.st_size / 1e6:.0f} MB, more than a picture of the largest "
+            f"allowed size ({max_pixels / 1e6:g} megapixels) needs"
+        )
+
+
+def _pixels(source: Any, max_pixels: int, channels: int) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], or [H, W, 1] where one channel is asked for."""
+    if isinstance(source, Image.Image):
+        return _flat(source, max_pixels, channels)
+    data = source if isinstance(source, bytes) else read_bytes(source, max_pixels=max_pixels)
+    with _open(data) as picture:
+        return _flat(picture, max_pixels, channels)
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise UnreadableImage("the file is empty")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnreadableImage("it is damaged, or no JPEG, PNG, WebP, BMP, TIFF or GIF") from None
+    except Image.DecompressionBombError:
+        raise UnreadableImage(
+            "it has more pixels than Pillow opens (twice PIL.Image.MAX_IMAGE_PIXELS)"
+        ) from None
+
+
+def _flat(picture: Image.Image, max_pixels: int, channels: int) -> NDArray[np.uint8]:
+    """Decode, resolve the mode, lay over white, turn upright."""
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise UnreadableImage(
+            f"it has {width} x {height} pixels, more than data.max_megapixels = {max_pixels / 1e6:g} allows"
+        )
+    if width * height == 0:
+        raise UnreadableImage("it has no pixels")
+    raw = _raw_mode(picture)
+    picture.load()
+    colours = _colours(picture, raw)
+    turn = _TRANSPOSE.get(_orientation(picture))
+    colours = colours.transpose(turn) if turn is not None else colours
+    array = np.array(colours.convert("L" if channels == 1 else "RGB"))
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    """How the file stores its pixels ("I;12", "L;2"): depth that the loaded mode does not tell."""
+    tiles = getattr(picture, "tile", None) or [()]
+    last = tiles[0][3] if len(tiles[0]) > 3 else ""
+    text = last[0] if isinstance(last, tuple) and last else last
+    return text if isinstance(text, str) else ""
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1-8; damaged EXIF data means upright, as picture viewers take it."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a broken tag raises struct.error, SyntaxError, ValueError and more
+        return 1
+
+
+def _colours(picture: Image.Image, raw: str) -> Image.Image:
+    """The picture in mode L or RGB, with transparency laid over white."""
+    if picture.mode.startswith("I"):
+        return _rescaled(picture, raw)
+    if _has_key(picture):
+        picture = _with_scaled_key(picture, raw)
+    if picture.mode in _HAS_ALPHA or picture.has_transparency_data:
+        # La -> RGBA has no direct conversion
+        whole = picture.convert("LA") if picture.mode == "La" else picture
+        return _over_white(whole.convert("RGBA"))
+    if picture.mode not in _OPAQUE:
+        raise UnreadableImage(
+            f"its pixels are of kind {picture.mode!r}, which has no fixed range; save it with 8 "
+            "or 16 bits a channel"
+        )
+    return picture if picture.mode == "L" else picture.convert("RGB")
+
+
+def _has_key(picture: Image.Image) -> bool:
+    return picture.mode in ("1", "L", "RGB") and "transparency" in picture.info
+
+
+def _with_scaled_key(picture: Image.Image, raw: str) -> Image.Image:
+    """The transparent colour brought from the file's depth to the 8 bits of the pixels."""
+    key = picture.info["transparency"]
+    scaled = picture.copy()
+    if raw.startswith("RGB;16"):
+        scaled.info["transparency"] = tuple(value >> 8 for value in key)
+    elif raw in _KEY_SCALE:
+        scaled.info["transparency"] = key * _KEY_SCALE[raw]
+    return scaled
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", picture.size, BACKGROUND)
+    canvas.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+    return canvas
+
+
+def _rescaled(picture: Image.Image, raw: str) -> Image.Image:
+    """16-bit (or 12-bit) grey to 8 bits by depth, never by the range of values in this picture."""
+    values = np.asarray(picture).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise UnreadableImage(
+            "its integer pixels lie outside 0..65535; save it with 8 or 16 bits a channel"
+        )
+    grey = (values >> (4 if raw == "I;12" else 8)).astype(np.uint8)
+    if getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey
+    picture_8 = Image.fromarray(grey)
+    if "transparency" in picture.info:
+        alpha = np.where(values == picture.info["transparency"], 0, 255).astype(np.uint8)
+        return _over_white(Image.merge("LA", (picture_8, Image.fromarray(alpha))).convert("RGBA"))
+    return picture_8
+
+
+def _from_array(source: Any, channels: int) -> torch.Tensor:
+    """An array [H, W] or [H, W, K], or a tensor [H, W] or [K, H, W], as uint8 [channels, H, W]."""
+    is_tensor = isinstance(source, torch.Tensor)
+    array = source.detach().cpu().numpy() if is_tensor else source
+    array = _bytes_of(array)
+    if array.ndim == 2:
+        array = np.repeat(array[None], 1 if channels == 1 else 3, axis=0)
+    elif array.ndim == 3 and not is_tensor:
+        array = array.transpose(2, 0, 1)
+    if array.ndim != 3 or array.size == 0:
+        layout = "[K, H, W]" if is_tensor else "[H, W, K]"
+        raise UnreadableImage(
+            f"an array of shape {list(source.shape)} is no picture; [H, W] or {layout} was expected"
+        )
+    # a copy: the caller's array may be read-only or change later
+    return _checked(torch.from_numpy(np.array(array, order="C")), channels)
+
+
+def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return (array >> 8).astype(np.uint8)
+    hint = "" if array.dtype.kind != "f" else " (for values 0-1: (255 * x).round().astype('uint8'))"
+    raise UnreadableImage(f"its values are {array.dtype}; uint8, 0-255, was expected{hint}")
+
+
+def _checked(picture: torch.Tensor, channels: int) -> torch.Tensor:
+    if picture.shape[0] != channels:
+        raise UnreadableImage(
+            f"it has {picture.shape[0]} channels where {channels} are expected; arrays are "
+            "[H, W, K], tensors [K, H, W], and data.channels says how many the network takes"
+        )
+    return picture
+
+
+def _words(error: Exception) -> str:
+    """The reason in a few words, on one line, without a memory address or a path."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file, or the link points nowhere"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"it is damaged ({display(text[:200])})"

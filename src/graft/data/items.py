@@ -1,0 +1,244 @@
+"""Items, problems and splits: what a data reader hands on.
+
+These are plain frozen values. A reader (folder.py, table.py, arrays.py) lists ``Row``s without
+opening any picture; scan.py reads each picture once and turns rows into ``Items``; splits.py puts
+both together. Nothing here knows where rows came from, and nothing here decodes.
+
+Shapes: N items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from graft.task import Task
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import Tensor
+
+    Source: TypeAlias = Path | str | bytes | NDArray[Any] | Tensor | Image.Image
+    """Anything that image.decode accepts as one picture."""
+
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What people call the three splits, in lower case, and which one they mean."""
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A table of N items, labelled or not.
+
+    ``sources``: what to decode. ``ids``: unique and safe to print or write as JSON: the path below
+    the root with forward slashes, or "item 17" for arrays. ``targets``: int64 [N] indices into the
+    task's labels; None where there are no labels. ``digests``: sha256 of the content, in hex: of
+    the file's bytes, or of the pixels of an array.
+    """
+
+    sources: tuple[Source, ...]
+    ids: tuple[str, ...]
+    targets: NDArray[np.int64] | None
+    digests: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def select(self, indices: Iterable[int]) -> Items:
+        """The items at ``indices``, in that order."""
+        picked = [int(index) for index in indices]
+        return Items(
+            sources=tuple(self.sources[i] for i in picked),
+            ids=tuple(self.ids[i] for i in picked),
+            targets=None if self.targets is None else self.targets[picked],
+            digests=tuple(self.digests[i] for i in picked),
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something odd in the data that did not stop the run: what it is, how often, and where.
+
+    ``message`` is a whole sentence that says what was done about it and what the person can do.
+    """
+
+    code: str
+    message: str
+    count: int
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.message}{show(self.examples, self.count)}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A picture that cannot be read, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The labelled data of a run.
+
+    ``task`` holds the labels in their fixed order: numerically where all are whole numbers, else
+    plainly sorted. ``fingerprint``: sha256 over split, id, label and content of every item; it does
+    not depend on where the data lies or in which order it was listed.
+    """
+
+    train: Items
+    val: Items | None
+    test: Items | None
+    task: Task
+    problems: tuple[Problem, ...]
+    fingerprint: str
+
+    def parts(self) -> Iterator[tuple[str, Items]]:
+        """The splits that there are, by name, train first."""
+        for name in SPLITS:
+            items = getattr(self, name)
+            if items is not None:
+                yield name, items
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One item before its picture is read. ``place``: where it was named ("line 17"), or ""."""
+
+    source: Source
+    id: str
+    label: str | None = None
+    split: str = ""  # train, val or test; "" where the data names none
+    place: str = ""
+    fault: str = ""  # why it cannot be read, where that is known before it is opened
+
+    @property
+    def where(self) -> str:
+        return f"{self.place}: {self.id}" if self.place else self.id
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a reader found: rows in a fixed order, and what it left out.
+
+    ``classes``: every label that the data names for training, those without a single item included.
+    """
+
+    rows: tuple[Row, ...]
+    problems: tuple[Problem, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def only(self, split: str) -> Listing:
+        return replace(self, rows=tuple(row for row in self.rows if row.split == split))
+
+
+@dataclass
+class Notes:
+    """A pad on which a reader collects examples by code, to be made into problems at the end."""
+
+    found: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, code: str, example: str) -> None:
+        self.found.setdefault(code, []).append(example)
+
+    def problems(self, messages: dict[str, str]) -> tuple[Problem, ...]:
+        """One problem for each code that has examples, in the order of ``messages``."""
+        return tuple(
+            make_problem(code, message, self.found[code])
+            for code, message in messages.items()
+            if code in self.found
+        )
+
+
+def make_problem(code: str, message: str, examples: Sequence[str]) -> Problem:
+    """A problem counted by its examples, of which the first ten are kept.
+
+    ``{count}``, and ``{s}`` for the plural, are filled in where ``message`` has them.
+    """
+    count = len(examples)
+    text = message.replace("{count}", str(count)).replace("{s}", "" if count == 1 else "s")
+    return Problem(code, text, count, tuple(examples[:_SHOWN]))
+
+
+def show(examples: Sequence[str], count: int | None = None) -> str:
+    """The first ten examples as indented lines, and how many more there are."""
+    lines = [f"\n  {example}" for example in examples[:_SHOWN]]
+    more = (len(examples) if count is None else count) - len(lines)
+    if more > 0 and lines:
+        lines.append(f"\n  and {more} more")
+    return "".join(lines)
+
+
+def display(name: str) -> str:
+    """A file name that can be printed and written as UTF-8 whatever bytes are in it.
+
+    What cannot be printed is escaped, and a backslash is doubled, so that two different names are
+    never shown alike.
+
+    >>> display("a\\udcff.jpg")
+    'a\\\\udcff.jpg'
+    """
+    return "".join(_escape(char) for char in name)
+
+
+def _escape(char: str) -> str:
+    if char == "\\":
+        return "\\\\"
+    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+
+
+def label_name(text: str) -> str:
+    """A label from a folder's name or a table's cell, composed (NFC) and safe to write as UTF-8.
+
+    macOS decomposes accented letters in file names; without composing them "é" from a folder and
+    "é" from a table would be two classes.
+    """
+    whole = unicodedata.normalize("NFC", text.strip())
+    return whole.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def order_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Each label once: by number where all are whole numbers (2 before 10), else plainly sorted."""
+    names = set(labels)
+    if all(_is_whole(name) for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))
+
+
+def _is_whole(name: str) -> bool:
+    digits = name.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(name) < 20 and str(int(name)) == name
+
+
+def make_fingerprint(parts: Iterable[tuple[str, Items]], task: Task) -> str:
+    """sha256 over what every item is and where it belongs, whatever the order of listing."""
+    lines = [
+        json.dumps([split, items.ids[i], _label(items, i, task), items.digests[i]])
+        for split, items in parts
+        for i in range(len(items))
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _label(items: Items, index: int, task: Task) -> str | None:
+    return None if items.targets is None else task.labels[int(items.targets[index])]

@@ -1,0 +1,126 @@
+"""The scan: every listed picture is read once, before anything is trained on it.
+
+A picture's file is hashed and decoded to the last pixel, which is the only way to find a truncated
+one. What cannot be read is listed, counted and set aside; more of it than allowed stops the run.
+Decoding runs in threads (Pillow releases the interpreter's lock).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from graft.data.image import UnreadableImage, decode, read_bytes
+from graft.data.items import Problem, Row, make_problem, show
+from graft.errors import DataError
+
+if TYPE_CHECKING:
+    from graft.data.items import Source
+    from graft.recipe import DataSettings
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (pictures read so far, all of them)."""
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A row with what reading its picture found: the digest, or in ``fault`` why there is none."""
+
+    row: Row
+    digest: str
+    fault: str = ""
+
+
+def scan(rows: Sequence[Row], settings: DataSettings, progress: Progress | None = None) -> list[Scanned]:
+    """Read every row's picture, in the order of the rows; never raises for a bad picture."""
+    max_pixels = max_pixels_of(settings)
+
+    def look(row: Row) -> Scanned:
+        return _look(row, max_pixels, settings.channels)
+
+    seen: list[Scanned] = []
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="scan")
+    try:
+        for scanned in pool.map(look, rows):
+            seen.append(scanned)
+            if progress is not None:
+                progress(len(seen), len(rows))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return seen
+
+
+def max_pixels_of(settings: DataSettings) -> int:
+    """The largest allowed H · W of a picture."""
+    return int(settings.max_megapixels * 1_000_000)
+
+
+def set_aside(scanned: Sequence[Scanned], bad_share: float) -> tuple[list[Scanned], tuple[Problem, ...]]:
+    """The readable ones, and the problem "unreadable" if there are others.
+
+    ``bad_share`` of all items may be bad, and one in any case, so that a single damaged file does
+    not stop a run on a small folder; 0 means none at all.
+
+    Raises:
+        DataError: more are bad than that; lists the first ten with their reasons.
+    """
+    bad = [each for each in scanned if each.fault]
+    good = [each for each in scanned if not each.fault]
+    allowed = max(1, int(bad_share * len(scanned))) if bad_share > 0 else 0
+    if len(bad) > allowed:
+        raise DataError(_too_many(bad, len(scanned), allowed, bad_share))
+    return good, unreadable(bad)
+
+
+def unreadable(bad: Sequence[Scanned]) -> tuple[Problem, ...]:
+    """The problem that lists what cannot be read, or nothing."""
+    if not bad:
+        return ()
+    message = (
+        "{count} unreadable picture{s} left out; repair or remove what is named to be rid of this warning."
+    )
+    return (make_problem("unreadable", message, _lines(bad)),)
+
+
+def _too_many(bad: Sequence[Scanned], count: int, allowed: int, bad_share: float) -> str:
+    return (
+        f"{len(bad)} of {count} pictures cannot be read, more than the {allowed} that "
+        f"data.bad_share = {bad_share:g} allows:{show(_lines(bad))}\n"
+        f"Repair or remove them, or set them aside with --set data.bad_share="
+        f"{_share_for(len(bad), count):g}."
+    )
+
+
+def _share_for(bad: int, count: int) -> float:
+    """The smallest share in thousandths that lets ``bad`` pass."""
+    thousandths = -(-bad * 1000 // count)
+    return min(1.0, thousandths / 1000)
+
+
+def _lines(bad: Sequence[Scanned]) -> list[str]:
+    return [f"{each.row.where}: {each.fault}" for each in bad]
+
+
+def _look(row: Row, max_pixels: int, channels: int) -> Scanned:
+    if row.fault:
+        return Scanned(row, "", row.fault)
+    try:
+        return Scanned(row, _digest(row.source, max_pixels, channels))
+    except UnreadableImage as error:
+        return Scanned(row, "", error.reason)
+
+
+def _digest(source: Source, max_pixels: int, channels: int) -> str:
+    """sha256 of a file's bytes, or of the shape and pixels of what has no file."""
+    if isinstance(source, str | Path):
+        data = read_bytes(source, max_pixels=max_pixels)
+        decode(data, max_pixels=max_pixels, channels=channels)
+        return hashlib.sha256(data).hexdigest()
+    picture = decode(source, max_pixels=max_pixels, channels=channels)
+    shape = "x".join(str(size) for size in picture.shape)
+    return hashlib.sha256(shape.encode() + b":" + picture.numpy().tobytes()).hexdigest()

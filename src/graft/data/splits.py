@@ -1,0 +1,257 @@
+"""From what a person has (a folder, a table, arrays) to splits that can be trained on.
+
+``read_splits`` is the way in for training, ``read_labelled`` for evaluation and ``read_items`` for
+prediction. All three list first, then read every picture once (scan.py), and give back plain values
+with the problems that were found; what makes a result meaningless is an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from graft.data.arrays import list_arrays, picture_row
+from graft.data.duplicates import find_contradictions, find_leaks
+from graft.data.folder import list_folder, list_tree
+from graft.data.items import (
+    Fault,
+    Items,
+    Listing,
+    Problem,
+    Row,
+    Splits,
+    display,
+    make_fingerprint,
+    make_problem,
+    order_labels,
+    show,
+)
+from graft.data.scan import Progress, Scanned, scan, set_aside
+from graft.data.table import TABLES, list_table
+from graft.data.validation import split_off
+from graft.errors import DataError, suggest
+from graft.recipe import DataSettings
+from graft.task import Task
+
+if TYPE_CHECKING:
+    from graft.data.items import Source
+
+Data: TypeAlias = str | Path | Mapping[str, Any] | Sequence[Any]
+"""A folder or a table by its path, (pictures, labels), or a dict of such pairs by split."""
+
+
+def read_splits(
+    data: Data,
+    settings: DataSettings = DataSettings(),  # noqa: B008 (frozen)
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Splits:
+    """Read labelled data for training; see folder.py, table.py and arrays.py for its forms.
+
+    Where the data brings no validation split and ``settings.validation`` > 0, that share of each
+    class is set aside by ``seed``. ``progress`` is called with (pictures read, all of them).
+
+    Raises:
+        DataError: no such data, no pictures, fewer than two classes, a class in val or test that
+            train lacks, more unreadable pictures than ``settings.bad_share``, and what the readers
+            refuse.
+    """
+    listing = _list_labelled(data, settings, ("train",))
+    given = {row.split for row in listing.rows} - {""}
+    if given and "train" not in given:
+        raise DataError(f"The data has {_and(given)} but no train split; name the training items train.")
+    good, bad = set_aside(scan(listing.rows, settings, progress), settings.bad_share)
+    task, empty = _make_task(data, listing, good)
+    parts = {
+        split: _make_items([each for each in good if each.row.split in names], task)
+        for split, names in (("train", ("", "train")), ("val", ("val",)), ("test", ("test",)))
+    }
+    parts, single = _with_validation(parts, task, settings.validation, seed)
+    problems = (
+        *listing.problems,
+        *bad,
+        *empty,
+        *single,
+        *find_leaks(parts),
+        *find_contradictions(parts, task),
+    )
+    return Splits(
+        train=parts["train"],
+        val=parts["val"] if len(parts["val"]) else None,
+        test=parts["test"] if len(parts["test"]) else None,
+        task=task,
+        problems=problems,
+        fingerprint=make_fingerprint(parts.items(), task),
+    )
+
+
+def read_labelled(
+    data: Data,
+    settings: DataSettings,
+    task: Task,
+    progress: Progress | None = None,
+) -> tuple[Items, tuple[Problem, ...]]:
+    """Read labelled data for evaluation, its labels looked up in ``task``.
+
+    Where the data has splits, the test split is taken, or val where there is no test.
+
+    Raises:
+        DataError: as ``read_splits``, and for a label that the task does not know; for data with
+            splits of which only train is there.
+    """
+    needs = () if _are_classes(data, task) else ("test", "val", "train")
+    listing = _held_out(_list_labelled(data, settings, needs), data)
+    good, bad = set_aside(scan(listing.rows, settings, progress), settings.bad_share)
+    _check_known([each.row for each in good], task, "the model")
+    items = _make_items(good, task)
+    return items, (*listing.problems, *bad, *find_contradictions({"test": items}, task))
+
+
+def read_items(
+    sources: Source | Sequence[Source],
+    settings: DataSettings = DataSettings(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> tuple[Items, tuple[Fault, ...], tuple[Problem, ...]]:
+    """Read pictures for prediction: files, folders (at any depth, by name) or pictures in memory.
+
+    Nothing is raised for a picture that cannot be read: it is a ``Fault`` with its reason. A file
+    named here is read whatever its suffix; the same path twice is read once.
+    """
+    one = isinstance(sources, str | Path) or not isinstance(sources, Sequence)
+    given: Sequence[Any] = [sources] if one else sources  # type: ignore[assignment]
+    rows: dict[str, Row] = {}
+    problems: list[Problem] = []
+    for number, source in enumerate(given):
+        listing = _list_source(source, number)
+        problems += listing.problems
+        for row in listing.rows:
+            rows.setdefault(row.id, row)
+    scanned = scan(list(rows.values()), settings, progress)
+    good = [each for each in scanned if not each.fault]
+    faults = tuple(Fault(each.row.id, each.fault) for each in scanned if each.fault)
+    return _make_items(good, None), faults, tuple(problems)
+
+
+def _list_source(source: Any, number: int) -> Listing:
+    if not isinstance(source, str | Path) or not Path(source).is_dir():
+        return Listing((picture_row(source, number),))
+    listing = list_tree(Path(source), Path(source).as_posix())
+    if listing.rows:
+        return listing
+    message = f"No pictures in the folder {display(str(source))}; nothing was read from it."
+    return replace(listing, problems=(*listing.problems, Problem("no-pictures", message, 1)))
+
+
+def _list_labelled(data: Data, settings: DataSettings, needs: Sequence[str]) -> Listing:
+    if not isinstance(data, str | Path):
+        return list_arrays(data)
+    path = Path(data)
+    if not str(data) or not path.exists():
+        raise _not_there(path, str(data))
+    if path.is_dir():
+        return list_folder(path, needs=needs)
+    if path.is_file() and path.suffix.lower() in TABLES:
+        return list_table(path, settings)
+    raise DataError(
+        f"{display(str(path))} is neither a folder nor a table that graft reads; expected a folder "
+        f"of class folders, or a file ending in {', '.join(TABLES)}."
+    )
+
+
+def _not_there(path: Path, text: str) -> DataError:
+    if not text:
+        return DataError("No data was named; give a folder of class folders or a table.")
+    parent = path.parent
+    near = suggest(path.name, [each.name for each in parent.iterdir()]) if parent.is_dir() else ""
+    return DataError(f"There is no folder or table {display(text)}.{near}")
+
+
+def _make_task(data: Data, listing: Listing, good: Sequence[Scanned]) -> tuple[Task, tuple[Problem, ...]]:
+    """The task from the classes that have a readable picture in train; the others are a problem."""
+    train = [each.row for each in good if each.row.split in ("", "train")]
+    labels = order_labels(row.label for row in train if row.label is not None)
+    if len(labels) < 2:
+        raise DataError(_too_few(data, labels))
+    task = Task(labels)
+    others = [each.row for each in good if each.row.split in ("val", "test")]
+    _check_known(others, task, "the train split")
+    message = "{count} class(es) without a readable picture left out; add pictures or remove the folder."
+    empty = sorted(set(listing.classes) - set(labels))
+    return task, (make_problem("empty-class", message, empty),) if empty else ()
+
+
+def _too_few(data: Data, labels: Sequence[str]) -> str:
+    where = f" in {display(str(data))}" if isinstance(data, str | Path) else ""
+    found = f"There is one class{where}, {labels[0]!r}" if labels else f"There is no class{where}"
+    return (
+        f"{found}; at least two classes with readable training pictures are needed, each in a "
+        "folder of its own or named in the label column."
+    )
+
+
+def _check_known(rows: Sequence[Row], task: Task, whose: str) -> None:
+    known = set(task.labels)
+    unknown: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.label is not None and row.label not in known:
+            unknown[row.label].append(row)
+    if unknown:
+        lines = [f"{label!r}: {len(of)} items, {of[0].where}" for label, of in unknown.items()]
+        near = suggest(next(iter(unknown)), task.labels)
+        raise DataError(
+            f"{len(unknown)} classes are not known to {whose}:{show(lines)}\n"
+            f"Known: {', '.join(map(repr, task.labels))}.{near} Rename or remove these items, or "
+            "train with them."
+        )
+
+
+def _make_items(scanned: Sequence[Scanned], task: Task | None) -> Items:
+    number = {} if task is None else {label: i for i, label in enumerate(task.labels)}
+    targets = [number[str(each.row.label)] for each in scanned] if task is not None else None
+    return Items(
+        sources=tuple(each.row.source for each in scanned),
+        ids=tuple(each.row.id for each in scanned),
+        targets=None if targets is None else np.array(targets, dtype=np.int64),
+        digests=tuple(each.digest for each in scanned),
+    )
+
+
+def _with_validation(
+    parts: dict[str, Items], task: Task, share: float, seed: int
+) -> tuple[dict[str, Items], tuple[Problem, ...]]:
+    if len(parts["val"]) or share == 0:
+        return parts, ()
+    train = parts["train"]
+    kept, taken, problems = split_off(train, task.labels, share, seed)
+    return {**parts, "train": train.select(kept), "val": train.select(taken)}, problems
+
+
+def _are_classes(data: Data, task: Task) -> bool:
+    """Whether a folder's folders are named by classes of the task, even if like splits."""
+    if not isinstance(data, str | Path) or not Path(data).is_dir():
+        return False
+    names = [path.name for path in Path(data).iterdir() if path.is_dir() and path.name[0] != "."]
+    return bool(names) and set(names) <= set(task.labels)
+
+
+def _held_out(listing: Listing, data: Data) -> Listing:
+    counts = Counter(row.split for row in listing.rows)
+    if set(counts) <= {""}:
+        return listing
+    for split in ("test", "val"):
+        if counts[split]:
+            return listing.only(split)
+    where = display(str(data)) if isinstance(data, str | Path) else "The data"
+    raise DataError(
+        f"{where} has a train split only; to evaluate, name a folder of class folders, a table "
+        "without a split column, or data with a test split."
+    )
+
+
+def _and(names: set[str]) -> str:
+    return " and ".join(sorted(names))

@@ -1,0 +1,118 @@
+"""Pictures and their loader: views by number, workers that change nothing, errors as ours."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from odd_pictures import colours, small_tree, write_tree
+
+from graft.backbones.contract import Preprocess
+from graft.data.dataset import Pictures, loader, view_seed
+from graft.data.splits import read_items, read_splits
+from graft.data.transforms import preprocess
+from graft.errors import DataError
+from graft.recipe import DataSettings
+
+HOW = Preprocess(size=(8, 8), resize=8)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    root = write_tree(tmp_path / "photos", small_tree(each=3))
+    items = read_splits(root, DataSettings(validation=0)).train
+    return Pictures(items, HOW, "standard", seed=11)
+
+
+def test_number_gives_the_evaluation_picture(pictures: Pictures) -> None:
+    picture, target, number = pictures[4]
+    own = torch.from_numpy(colours(101)).permute(2, 0, 1)  # owl/1.png
+    assert pictures.items.ids[4] == "owl/1.png"
+    assert torch.equal(picture, preprocess(own, HOW))
+    assert (target, number) == (1, 4)
+    assert len(pictures) == 6
+
+
+def test_unlabelled_items_have_target_minus_one(tmp_path: Path) -> None:
+    items, _, _ = read_items([write_tree(tmp_path, {"a.png": 1}) / "a.png"])
+    assert Pictures(items, HOW)[0][1] == -1
+
+
+def test_view_depends_on_seed_view_and_content_only(pictures: Pictures) -> None:
+    def view(of: Pictures, number: int, view: int) -> torch.Tensor:
+        return of[number, view][0]
+
+    assert torch.equal(view(pictures, 2, 7), view(pictures, 2, 7))
+    assert not torch.equal(view(pictures, 2, 7), view(pictures, 2, 8))
+    other = Pictures(pictures.items, HOW, "standard", seed=12)
+    assert not torch.equal(view(pictures, 2, 7), view(other, 2, 7))
+    moved = Pictures(pictures.items.select([5, 2]), HOW, "standard", seed=11)
+    assert torch.equal(view(pictures, 2, 7), view(moved, 1, 7))
+
+
+def test_view_seed_is_pinned() -> None:
+    """Stored features are keyed by view: these numbers must never change."""
+    assert view_seed(0, 0, "ab") == 3504734734842173375
+    assert 0 <= view_seed(2**63 - 1, 10**9, "f" * 64) < 2**63
+
+
+def test_changed_file_is_named(pictures: Pictures) -> None:
+    Path(pictures.items.sources[3]).write_bytes(b"gone")
+    with pytest.raises(DataError, match=r"owl/0\.png cannot be read any more: it is damaged"):
+        pictures[3]
+    with pytest.raises(DataError, match=r"^owl/0\.png cannot"):
+        list(loader(pictures, [[0, 3]]))
+
+
+def test_pixel_cap_is_carried(pictures: Pictures) -> None:
+    small = Pictures(pictures.items, HOW, max_pixels=63)
+    with pytest.raises(DataError, match="max_megapixels"):
+        small[0]
+
+
+def test_arrays_of_other_channels() -> None:
+    how = Preprocess(size=(8, 8), resize=None, mean=(0.0,) * 5, std=(1.0,) * 5)
+    data = (np.stack([colours(i, 5) for i in range(4)]), [0, 1, 0, 1])
+    items = read_splits(data, DataSettings(channels=5, validation=0)).train
+    picture, _, _ = Pictures(items, how)[2]
+    assert torch.equal(picture, torch.from_numpy(colours(2, 5)).permute(2, 0, 1) / 255)
+
+
+def test_batches_come_as_asked_and_again(pictures: Pictures) -> None:
+    batches = [[5, 0, 3], [(1, 0), (1, 1)]]
+    engine = loader(pictures, batches)
+    assert len(engine) == 2
+    for _ in range(2):
+        first, second = list(engine)
+        assert first[0].shape == (3, 3, 8, 8)
+        assert first[1].tolist() == [1, 0, 1]
+        assert first[2].tolist() == [5, 0, 3]
+        assert not torch.equal(second[0][0], second[0][1])
+
+
+def test_workers_change_nothing_and_errors_come_through(pictures: Pictures) -> None:
+    batches = [[(i, 3), (5 - i, 4)] for i in range(6)]
+    alone = list(loader(pictures, batches))
+    engine = loader(pictures, batches, workers=2)
+    for _ in range(2):  # the second time with the same, persistent workers
+        for one, other in zip(alone, engine, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    Path(pictures.items.sources[0]).unlink()
+    try:
+        list(engine)
+    except DataError as error:
+        text = str(error)
+    assert text.startswith("crow/0.png cannot be read any more: there is no such file")
+    assert "Traceback" not in text
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    gc.disable()
+    try:
+        del engine
+        assert not any(worker.is_alive() for worker in workers)
+    finally:
+        gc.enable()

@@ -1,0 +1,198 @@
+"""Tables: every value as it stands, and every fault named with its row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from odd_pictures import write_tree
+from pyarrow import parquet
+
+from graft.data.splits import read_splits
+from graft.data.table import list_table
+from graft.errors import DataError
+from graft.recipe import DataSettings
+
+PLAIN = DataSettings()
+ROWS = [("a.png", "crow"), ("sub/b.png", "owl"), ("c.png", "NA"), ("d.png", "None")]
+
+
+def write(path: Path, rows: list[tuple[Any, ...]], names: tuple[str, ...] = ("path", "label")):
+    """The same rows in whatever form the suffix of ``path`` says."""
+    if path.suffix == ".parquet":
+        columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+        parquet.write_table(pa.table(columns), path)
+    elif path.suffix == ".jsonl":
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        mark = "\t" if path.suffix == ".tsv" else ","
+        path.write_text("\n".join(mark.join(map(str, r)) for r in [names, *rows]), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_every_form_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    rows = list_table(write(tmp_path / f"t{suffix}", ROWS), PLAIN).rows
+    assert [(row.id, row.label) for row in rows] == sorted(ROWS)
+    assert rows[-1].source == tmp_path / "sub" / "b.png"
+    number = 3 if suffix in (".csv", ".tsv") else 2
+    assert rows[-1].place.endswith(f" {number}")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_table_trains_like_a_folder(tmp_path: Path, suffix: str) -> None:
+    tree = {f"p/{name}{i}.png": 10 * i + len(name) for name in ("crow", "wren1") for i in range(4)}
+    write_tree(tmp_path, tree)
+    rows = [(name, name[2:6], "test" if "3" in name else "train") for name in tree]
+    table = write(tmp_path / f"t{suffix}", rows, ("file", "kind", "part"))
+    names = DataSettings(image="file", label="kind", split="part", validation=0)
+    splits = read_splits(table, names)
+    assert splits.task.labels == ("crow", "wren")
+    assert (len(splits.train), splits.val, len(splits.test)) == (6, None, 2)
+    assert splits.train.ids[0] == "p/crow0.png"
+
+
+def test_byte_order_mark_quotes_semicolons_and_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes('\ufeffpath,label\r\n"a,1.png","a ""crow"""\r\n\r\nb.png, owl \r\n'.encode())
+    found = [(row.id, row.label, row.place) for row in list_table(path, PLAIN).rows]
+    assert found == [("a,1.png", 'a "crow"', "line 2"), ("b.png", "owl", "line 4")]
+    path.write_text("path;label\na.png;crow\n")
+    assert list_table(path, PLAIN).rows[0].label == "crow"
+
+
+def test_whole_numbers_are_labels(tmp_path: Path) -> None:
+    rows = [("a.png", 10), ("b.png", 9)]
+    for suffix in (".jsonl", ".parquet"):
+        found = list_table(write(tmp_path / f"t{suffix}", rows), PLAIN).rows
+        assert [row.label for row in found] == ["10", "9"]
+
+
+def test_missing_column_lists_the_present_ones(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", ROWS, ("paths", "label"))
+    with pytest.raises(DataError) as caught:
+        list_table(table, PLAIN)
+    text = str(caught.value)
+    assert "no column 'path'; its columns are: 'paths', 'label'." in text
+    assert "Did you mean 'paths'?" in text
+    assert "--set data.image=NAME" in text
+    with pytest.raises(DataError, match=r"no column 'kind'.*data\.label=NAME"):
+        list_table(write(tmp_path / "t.csv", ROWS), DataSettings(label="kind"))
+    with pytest.raises(DataError, match=r"no column 'fold'.*data\.split=NAME"):
+        list_table(write(tmp_path / "t.csv", ROWS), DataSettings(split="fold"))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"path": "b.png", "label": ""}, "line 2: label is empty"),
+        ({"path": "b.png", "label": "  "}, "line 2: label is '  '"),
+        ({"path": "b.png", "label": None}, "line 2: label is empty"),
+        ({"path": "b.png"}, "line 2: label is empty"),
+        ({"path": "b.png", "label": 1.5}, r"line 2: label is 1\.5; text or a whole number"),
+        ({"path": "b.png", "label": ["x"]}, r"line 2: label is \['x'\]"),
+        ({"path": "", "label": "x"}, "line 2: path is ''; the path of a picture"),
+        ({"path": {"bytes": ""}, "label": "x"}, "line 2: path is {'bytes'"),
+        ({"path": "a\0b", "label": "x"}, "line 2: path is .*zero byte"),
+        ({"path": "b", "label": "x", "split": "tset"}, "'tset'; train, val or test.*Did you mean"),
+        ({"path": "b", "label": "x", "split": ""}, "split is ''; train, val or test"),
+    ],
+)
+def test_faulty_cell_is_named(tmp_path: Path, row: dict[str, Any], words: str) -> None:
+    path = tmp_path / "t.jsonl"
+    good = {"path": "a.png", "label": "y"} | ({"split": "train"} if "split" in row else {})
+    path.write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=words):
+        list_table(path, PLAIN)
+
+
+def test_only_ten_faults_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"14 of 14 rows(.|\n)*and 4 more\nCorrect"):
+        list_table(write(tmp_path / "t.csv", [("a.png", "")] * 14), PLAIN)
+
+
+def test_repeated_rows(tmp_path: Path) -> None:
+    rows = [("a.png", "crow"), ("b.png", "owl"), ("./x/../a.png", "crow")]
+    listing = list_table(write(tmp_path / "t.csv", rows), PLAIN)
+    assert [row.id for row in listing.rows] == ["a.png", "b.png"]
+    (problem,) = listing.problems
+    assert (problem.code, problem.count) == ("duplicate", 1)
+    assert problem.examples == ("line 4: a.png, first in line 2",)
+
+
+def test_contradicting_rows_are_an_error(tmp_path: Path) -> None:
+    rows = [("a.png", "crow"), ("a.png", "owl")]
+    with pytest.raises(DataError, match=r"a\.png: 'crow' in line 2, 'owl' in line 3"):
+        list_table(write(tmp_path / "t.csv", rows), PLAIN)
+
+
+def test_missing_files_are_bad_items_with_their_line(tmp_path: Path) -> None:
+    write_tree(tmp_path, {f"{i}.png": i for i in range(6)})
+    rows = [(f"{i}.png", "crow" if i % 2 else "owl") for i in range(6)]
+    splits = read_splits(write(tmp_path / "t.csv", [*rows, ("no.png", "owl")]))
+    (problem,) = splits.problems
+    assert problem.code == "unreadable"
+    assert problem.examples[0].startswith("line 8: no.png: there is no such file")
+    wrong = [(f"img/{i}.png", label) for i, (_, label) in enumerate(rows)]
+    with pytest.raises(DataError, match=r"6 of 6 pictures cannot be read(.|\n)*line 2: img/0"):
+        read_splits(write(tmp_path / "t.csv", wrong))
+
+
+def test_absolute_paths(tmp_path: Path) -> None:
+    rows = [(str(tmp_path / "t" / "a.png"), "x"), (str(tmp_path / "b.png"), "y")]
+    (tmp_path / "t").mkdir()
+    found = list_table(write(tmp_path / "t" / "t.csv", rows), PLAIN).rows
+    assert {row.id for row in found} == {"a.png", (tmp_path / "b.png").as_posix()}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", b"", "no column 'path'; its columns are: none"),
+        ("t.csv", b"path,label\n", "has no rows"),
+        ("t.csv", b"path,label\na.png\n", "Line 2 of .* has 1 cells where the header has 2"),
+        ("t.csv", b"path,label\na,b,c\n", "quote cells that contain the separator"),
+        ("t.csv", b"path,label,label\na,b,c\n", r"column twice: \['label'\]"),
+        ("t.csv", b'path,label\n"a,b\n', "broken at line 2"),
+        ("t.csv", "path,label\na,caf\u00e9\n".encode("latin-1"), "not UTF-8 text.*CSV UTF-8"),
+        ("t.csv", "path,label\na,b\n".encode("utf-16"), "not UTF-8 text"),
+        ("t.jsonl", b'{"path": "a"\n', "Line 1 of .* is not JSON"),
+        ("t.jsonl", b'\n["a", "b"]\n', r"Line 2 of .* is list; an object like \{"),
+        ("t.jsonl", b"[" * 100_000, "is not JSON"),
+        ("t.jsonl", b"", "no column 'path'"),
+        ("t.parquet", b"PAR1 not really", "not readable as Parquet"),
+        ("t.parquet", b"", "not readable as Parquet"),
+    ],
+)
+def test_broken_table(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        list_table(path, PLAIN)
+
+
+def test_forbidden_table(tmp_path: Path, monkeypatch) -> None:
+    def forbid(_self, *_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(DataError, match=r"Cannot read the table .*: Permission denied"):
+        list_table(tmp_path / "t.csv", PLAIN)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(content=st.binary(max_size=120), suffix=st.sampled_from([".csv", ".jsonl", ".parquet"]))
+def test_any_bytes_raise_only_our_error(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    for start in (b"", b"path,label\n"):
+        path.write_bytes(start + content)
+        try:
+            list_table(path, PLAIN)
+        except DataError as error:
+            assert str(path) in str(error)

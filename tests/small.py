@@ -1,0 +1,70 @@
+"""A tiny network, tiny pictures, and a library ("tiny/net") of that network, for tests.
+
+The network has what matters in a real one: batch-norm, dropout, three stages, a classifier. Pictures
+are 8 pixels wide and tell their class by colour and noise, so that a few steps learn it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from graft.backbones import from_module, list_libraries, register_library
+from graft.backbones.assembly import Request
+from graft.backbones.contract import Backbone, Preprocess
+
+TINY = Preprocess(size=(8, 8), resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)
+COLOURS = {"blue": (60, 90, 190), "green": (70, 180, 80), "red": (190, 80, 70)}
+
+
+class TinyNet(nn.Module):
+    """[B, 3, 8, 8] -> [B, 5], with everything that can go wrong when part of it is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.middle = nn.Sequential(
+            nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.1)
+        )
+        self.top = nn.Sequential(nn.Conv2d(12, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.top(self.middle(self.stem(pictures))).mean(dim=(2, 3)))
+
+
+def make_tiny(*, pretrained: bool = True) -> Backbone:
+    """The tiny network as a backbone; its "pretrained" weights are those of seed 0."""
+    torch.manual_seed(0)
+    return from_module(TinyNet(), preprocess=TINY, pretrained=pretrained)
+
+
+def _load_tiny(request: Request) -> Backbone:
+    backbone = make_tiny(pretrained=request.weights != "none")
+    weights = request.weights or "own"
+    return replace(backbone, source=replace(backbone.source, library="tiny", name="net", weights=weights))
+
+
+if "tiny" not in list_libraries():
+    register_library("tiny", _load_tiny)
+
+
+def make_pictures(label: str, count: int, seed: int) -> np.ndarray:
+    """[count, 8, 8, 3] uint8 pictures of a class."""
+    generator = np.random.default_rng([seed, sorted(COLOURS).index(label)])
+    noise = generator.normal(0, 45, (count, 8, 8, 3))
+    return np.clip(np.array(COLOURS[label]) + noise, 0, 255).astype(np.uint8)
+
+
+def write_pictures(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
+    """``folder``/CLASS/NUMBER.png, as many of each class as ``counts`` says."""
+    for label, count in counts.items():
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for number, pixels in enumerate(make_pictures(label, count, seed)):
+            Image.fromarray(pixels).save(folder / label / f"{number:03d}.png")
+    return folder
