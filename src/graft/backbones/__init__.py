@@ -1,0 +1,171 @@
+"""Backbones: pretrained networks of several libraries, all as one kind of value.
+
+``load_backbone("torchvision/resnet50")`` gives a ``Backbone`` (see contract.py). Ids are
+``library/name[:weights]``; what follows the last colon names the weights, ``none`` gives random
+ones. The libraries themselves are imported only when a backbone of theirs is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graft.backbones.contract import Backbone, Preprocess, Source, Stage
+from graft.errors import BackboneError, suggest
+from graft.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from graft.backbones.assembly import Request
+
+__all__ = [
+    "Backbone",
+    "Preprocess",
+    "Source",
+    "Stage",
+    "from_module",
+    "load_backbone",
+    "parse_id",
+    "rebuild",
+    "register_library",
+    "state_digest",
+]
+
+Loader = Callable[["Request"], Backbone]
+
+_MODULES = {
+    "graft": "graft.backbones.bundled",
+    "torchvision": "graft.backbones.torchvision",
+    "timm": "graft.backbones.timm",
+    "hf": "graft.backbones.hf",
+}
+_registered: dict[str, Loader] = {}
+
+
+def load_backbone(
+    what: str | Recipe | Backbone,
+    *,
+    weights: str | Path | None = None,
+    channels: int = 3,
+    size: int | None = None,
+) -> Backbone:
+    """Load a backbone by its id, or as a recipe asks for it; a ``Backbone`` is returned as it is.
+
+    Args:
+        weights: a local file with the weights, used in place of a download.
+        channels: input channels; other than the pretrained number, the first filter is adapted.
+        size: height and width of the pictures in pixels; None: as the weights were trained.
+
+    Raises:
+        BackboneError: unknown library, model or weights; weights that cannot be had or do not fit.
+    """
+    if isinstance(what, Backbone):
+        return what
+    if isinstance(what, Recipe):
+        weights = what.weights if weights is None else weights
+        return load_backbone(what.backbone, weights=weights, channels=what.data.channels, size=size)
+    from graft.backbones.assembly import Request
+
+    library, name, tag = parse_id(what)
+    _check_range(channels, size)
+    file = None if weights is None else Path(weights)
+    if file is not None and not file.is_file():
+        raise BackboneError(f"There is no file {file}: a file with the backbone's weights was expected.")
+    return _loader(library)(Request(name, tag, channels, size, file))
+
+
+def rebuild(source: Source) -> Backbone:
+    """The same architecture and preprocessing with random weights, without any network access.
+
+    What a bundle's weights are loaded into.
+
+    Raises:
+        BackboneError: the library or model is unknown to what is installed here, or it was made
+            of a module of the user's own, which only the user can build.
+    """
+    from graft.backbones.assembly import Request
+
+    if source.library == "plain":
+        raise BackboneError(
+            f"{source.id} was a module of your own and its code is not stored: build it with the "
+            "function that makes it, and give that."
+        )
+    channels = int(source.options.get("channels", 3))
+    size = source.options.get("size")
+    config = source.options.get("config")
+    request = Request(source.name, source.weights, channels, size, random=True, config=config)
+    return replace(_loader(source.library)(request), source=source)
+
+
+def parse_id(text: str) -> tuple[str, str, str | None]:
+    """(library, name, weights) of an id ``library/name[:weights]``; weights None where not given.
+
+    Raises:
+        BackboneError: it is not of that form, or the library is unknown.
+    """
+    library, slash, rest = text.partition("/")
+    known = list_libraries()
+    if not slash or not rest:
+        raise BackboneError(
+            f"{text!r} is no backbone id: library/name[:weights] was expected, as in "
+            f"torchvision/resnet50 or timm/{library or 'resnet18'}. Libraries: {', '.join(known)}."
+        )
+    if library not in known:
+        near = suggest(library, known) or f" The libraries are {', '.join(known)}."
+        raise BackboneError(f"There is no library {library!r} (in {text!r}).{near}")
+    name, colon, weights = rest.rpartition(":")
+    if not colon:
+        return library, rest, None
+    if not name or not weights:
+        raise BackboneError(f"{text!r} lacks a name before the colon or weights after it.")
+    return library, name, weights
+
+
+def list_libraries() -> list[str]:
+    """Names that an id can begin with."""
+    return [*_MODULES, *_registered]
+
+
+def register_library(name: str, load: Loader) -> None:
+    """Make ``load`` answer for ids that begin with ``name/``.
+
+    Raises:
+        BackboneError: the name is taken or holds a slash or colon.
+    """
+    if name in list_libraries() or not name or set(name) & set("/:"):
+        raise BackboneError(f"{name!r} cannot be registered: it is taken, empty, or holds / or :.")
+    _registered[name] = load
+
+
+def state_digest(module: nn.Module) -> str:
+    """sha256 (hex) over the sorted names, types, shapes and bytes of the module's state_dict."""
+    from graft.backbones.assembly import state_digest as digest
+
+    return digest(module)
+
+
+def from_module(module: nn.Module, **options: Any) -> Backbone:
+    """Make a backbone of a module of your own; see :func:`graft.backbones.plain.from_module`."""
+    from graft.backbones.plain import from_module as make
+
+    return make(module, **options)
+
+
+def _loader(library: str) -> Loader:
+    if library in _registered:
+        return _registered[library]
+    if library not in _MODULES:
+        raise BackboneError(f"There is no library {library!r}.{suggest(library, list_libraries())}")
+    load: Loader = import_module(_MODULES[library]).load
+    return load
+
+
+def _check_range(channels: int, size: int | None) -> None:
+    if channels < 1:
+        raise BackboneError(f"channels = {channels}: it must be at least 1.")
+    if size is not None and size < 8:
+        raise BackboneError(f"size = {size}: pictures of at least 8 pixels were expected.")

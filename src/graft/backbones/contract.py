@@ -1,0 +1,119 @@
+"""What every backbone is, whatever library it comes from.
+
+An adapter (torchvision.py, timm.py, bundled.py, hub.py, plain.py) builds a network and hands over a
+``Backbone``: a trunk that maps a batch of pictures to features, its stages in execution order, the
+preprocessing that its weights were trained with, and where it came from. Everything above this
+package works on these values and never asks which library is behind them.
+
+Shapes: B pictures, K input channels, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a decoded picture becomes the network's input, as its weights were trained.
+
+    A uint8 picture [K, height, width] is resized (shorter side to ``resize`` pixels; exactly to
+    (height, width) when a pair; not at all when None), centre-cropped to ``size``, scaled to 0-1
+    and normalised by ``mean`` and ``std`` (one value a channel).
+    """
+
+    size: tuple[int, int]  # height, width in pixels
+    resize: int | tuple[int, int] | None
+    interpolation: str = "bilinear"  # nearest, bilinear or bicubic; always antialiased
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @property
+    def channels(self) -> int:
+        """K, the number of input channels."""
+        return len(self.mean)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
+        """The inverse of :meth:`to_dict`, also after a round trip through JSON."""
+        resize = values["resize"]
+        return cls(
+            size=(int(values["size"][0]), int(values["size"][1])),
+            resize=(int(resize[0]), int(resize[1])) if isinstance(resize, list | tuple) else resize,
+            interpolation=values["interpolation"],
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of the trunk that trains or stays frozen as one, named as in the network's own code.
+
+    ``parameters``: canonical names (as in ``trunk.named_parameters()``), in order of first use.
+    ``modules``: names of the leaf modules that first run inside this stage, also those without
+    parameters (dropout, stochastic depth, activations), so that its mode can be set as a whole.
+    ``entry``: the module whose call begins this stage and whose input is the state handed up by the
+    stage below, as its first positional argument and the only thing handed up that depends on the
+    pictures (checked by following the data); None where there is no such module: a stage that
+    cannot be cut off from below.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    modules: tuple[str, ...]
+    entry: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a backbone came from, for provenance and for building it again."""
+
+    library: str  # graft, torchvision, timm, hf, or plain for a module of the user's own
+    name: str
+    weights: str  # name of the weights ("none" = random), or "file"
+    sha256: str = ""  # of the weights as loaded: state_dict names and bytes; empty for random weights
+    licence: str = ""
+    labels: tuple[str, ...] = ()  # what the pretrained head told apart, where known
+    accuracy: float | None = None  # published top-1 in percent, where known
+    options: dict[str, Any] = field(default_factory=dict)  # what else the adapter needs to rebuild it
+
+    @property
+    def id(self) -> str:
+        """``library/name:weights``."""
+        return f"{self.library}/{self.name}:{self.weights}"
+
+    @property
+    def pretrained(self) -> bool:
+        return self.weights != "none"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without its head: ``trunk`` maps [B, K, height, width] to features [B, D].
+
+    ``unused`` names trunk parameters that no forward pass reads (left-overs of distillation heads
+    and the like); they belong to a stage but never train.
+    """
+
+    trunk: nn.Module
+    feature_dim: int
+    stages: tuple[Stage, ...]
+    preprocess: Preprocess
+    source: Source
+    unused: tuple[str, ...] = ()
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        return tuple(stage.name for stage in self.stages)
+
+
+Factory = Callable[[], nn.Module]
+"""A function without arguments that builds a module of the user's own, weights random or not."""

@@ -1,0 +1,69 @@
+"""A backbone of a module of the user's own."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from graft.backbones.assembly import assemble, make_pictures
+from graft.backbones.contract import Backbone, Preprocess, Source
+from graft.backbones.grouping import owner_of
+from graft.backbones.heads import find_heads, put_module
+from graft.backbones.tracing import trace_network
+from graft.errors import BackboneError
+
+AUTO = "auto"
+
+
+def from_module(
+    module: nn.Module,
+    *,
+    preprocess: Preprocess,
+    name: str | None = None,
+    head: str | None = AUTO,
+    pretrained: bool = True,
+    channels: int | None = None,
+) -> Backbone:
+    """Make a backbone of any network for pictures, in place: its classifier is taken out.
+
+    Args:
+        module: maps [B, K, height, width] to class scores or to features [B, D].
+        preprocess: how pictures become its input; K is the length of its mean.
+        name: under which it is recorded; None: the name of its class.
+        head: dotted name of the classifier; None: there is none, the output is features; "auto":
+            the layer that :func:`graft.surgery.head_of` finds, if nothing with parameters runs
+            after it and its scores are the output.
+        pretrained: whether its weights are worth keeping (decides how batch-norm is treated).
+        channels: number of channels that the first filter is to be adapted to; None: K.
+
+    Raises:
+        BackboneError: no such head, or the output is not [B, D].
+    """
+    heads = _heads_to_remove(module, preprocess, head)
+    for part in heads:
+        put_module(module, part, nn.Identity())
+    channels = preprocess.channels if channels is None else channels
+    weights = "own" if pretrained else "none"
+    options: dict[str, object] = {
+        "channels": channels,
+        "size": None,
+        "head": heads[0] if heads else None,
+    }
+    source = Source("plain", name or type(module).__name__, weights, options=options)
+    return assemble(module, preprocess, source, channels)
+
+
+def _heads_to_remove(module: nn.Module, preprocess: Preprocess, head: str | None) -> list[str]:
+    if head is None:
+        return []
+    if head != AUTO:
+        return [head]
+    try:
+        found = find_heads(module)
+    except BackboneError:
+        return []
+    trace = trace_network(module, make_pictures(1, preprocess))
+    last = max(trace.first_use, key=trace.first_use.__getitem__, default="")
+    names = [name for name, _ in found]
+    scores = getattr(found[0][1], "out_features", getattr(found[0][1], "out_channels", None))
+    is_output = isinstance(trace.output, Tensor) and tuple(trace.output.shape) == (1, scores)
+    return names if is_output and owner_of(last) in names else []

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from graft.backbones import load_backbone, rebuild
+from graft.backbones.assembly import make_pictures
+from graft.errors import BackboneError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model = timm.create_model("test_vit", num_classes=5)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {
+        "architecture": "test_vit",
+        "num_classes": 5,
+        "label_names": ["a", "b", "c", "d", "e"],
+        "pretrained_cfg": {
+            "input_size": [3, 160, 160], "fixed_input_size": True, "crop_pct": 0.8, "mean": [0.1] * 3,
+            "std": [0.2] * 3, "interpolation": "bicubic", "classifier": "head", "license": "mit",
+            "first_conv": "patch_embed.proj",
+        },
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_folder_with_a_timm_model(folder: Path) -> None:
+    backbone = load_backbone(f"hf/{folder}")
+    assert backbone.preprocess.resize == 200 and backbone.preprocess.mean == (0.1, 0.1, 0.1)
+    assert backbone.source.labels == ("a", "b", "c", "d", "e") and backbone.source.licence == "mit"
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").unlink()
+    other = rebuild(backbone.source)
+    other.trunk.load_state_dict(backbone.trunk.state_dict())
+    pictures = make_pictures(1, backbone.preprocess)
+    assert torch.equal(other.trunk(pictures), backbone.trunk(pictures))
+
+
+def test_options_survive_json(folder: Path) -> None:
+    options = load_backbone(f"hf/{folder}", channels=1, size=64).source.options
+    assert json.loads(json.dumps(options)) == options
+
+
+def test_transformers_models_are_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(BackboneError, match="transformers"):
+        load_backbone(f"hf/{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("{", "readable"), ("[]", "JSON object"), ("{}", "architecture")]
+)
+def test_broken_configurations(text: str, word: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(BackboneError, match=word):
+        load_backbone(f"hf/{tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "just-a-name", "a/b/c"])
+def test_wrong_places_are_refused_before_any_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graft.backbones import hf
+
+    monkeypatch.setattr(hf, "fetch_from_hub", None)
+    with pytest.raises(BackboneError, match="folder"):
+        load_backbone(f"hf/{name}")
