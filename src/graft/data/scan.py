@@ -36,7 +36,9 @@ class Scanned:
     fault: str = ""
 
 
-def scan(rows: Sequence[Row], settings: DataSettings, progress: Progress | None = None) -> list[Scanned]:
+def scan_rows(
+    rows: Sequence[Row], settings: DataSettings, progress: Progress | None = None
+) -> list[Scanned]:
     """Read every row's picture, in the order of the rows; never raises for a bad picture."""
     max_pixels = max_pixels_of(settings)
 

@@ -31,7 +31,7 @@ from graft.data.items import (
     order_labels,
     show,
 )
-from graft.data.scan import Progress, Scanned, scan, set_aside
+from graft.data.scan import Progress, Scanned, scan_rows, set_aside
 from graft.data.table import TABLES, list_table
 from graft.data.validation import split_off
 from graft.errors import DataError, suggest
@@ -65,7 +65,7 @@ def read_splits(
     given = {row.split for row in listing.rows} - {""}
     if given and "train" not in given:
         raise DataError(f"The data has {_and(given)} but no train split; name the training items train.")
-    good, bad = set_aside(scan(listing.rows, settings, progress), settings.bad_share)
+    good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     task, empty = _make_task(data, listing, good)
     parts = {
         split: _make_items([each for each in good if each.row.split in names], task)
@@ -106,7 +106,7 @@ def read_labelled(
     """
     needs = () if _are_classes(data, task) else ("test", "val", "train")
     listing = _held_out(_list_labelled(data, settings, needs), data)
-    good, bad = set_aside(scan(listing.rows, settings, progress), settings.bad_share)
+    good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     _check_known([each.row for each in good], task, "the model")
     items = _make_items(good, task)
     return items, (*listing.problems, *bad, *find_contradictions({"test": items}, task))
@@ -131,7 +131,7 @@ def read_items(
         problems += listing.problems
         for row in listing.rows:
             rows.setdefault(row.id, row)
-    scanned = scan(list(rows.values()), settings, progress)
+    scanned = scan_rows(list(rows.values()), settings, progress)
     good = [each for each in scanned if not each.fault]
     faults = tuple(Fault(each.row.id, each.fault) for each in scanned if each.fault)
     return _make_items(good, None), faults, tuple(problems)

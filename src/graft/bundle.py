@@ -1,0 +1,293 @@
+"""Bundle: what came out of a run, in one folder that needs nothing else.
+
+    weights.safetensors   the whole model, trunk and head
+    golden.safetensors    two inputs and their logits: every load proves that it computes the same
+    graft.json            task, head, preprocessing, source, plan, metrics, versions, hash of each file
+
+A bundle is saved atomically and loaded without executing anything from it: the network is built by
+graft's own adapters (or the factory of a user's own module) and then filled with the stored tensors.
+This module knows nothing of training or planning; the plan is kept as plain values.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from graft.backbones import from_module, rebuild
+from graft.backbones.contract import Backbone, Factory, Preprocess, Source
+from graft.errors import BundleError
+from graft.files import new_folder, read_json, sha256_file, write_json
+from graft.metrics import Metrics
+from graft.model import Head, Model
+from graft.numerics import resolve_device
+from graft.prediction import Predictions, evaluate_items, predict_items
+from graft.seeds import mix
+from graft.task import Task
+
+FORMAT = 1
+MANIFEST = "graft.json"
+WEIGHTS, GOLDEN = "weights.safetensors", "golden.safetensors"
+GOLDEN_TOLERANCE = 1e-3  # absolute and relative; other machines round differently
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model that is ready for use, and everything known about it.
+
+    ``plan`` and ``metrics`` are plain values; ``path`` is where it was loaded from or saved to.
+    """
+
+    model: Model
+    task: Task
+    head: Head
+    preprocess: Preprocess
+    source: Source
+    plan: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of the logits."""
+        return self.task.labels
+
+    def predict(self, data: Any, *, device: str = "auto") -> Predictions:
+        """Labels and probabilities of pictures: a path, several paths, folders, or arrays.
+
+        Unreadable files are reported in the result, and the others done.
+
+        Raises:
+            DataError: a path does not exist, or no picture is found.
+        """
+        return predict_items(self.model, self.task, self.preprocess, data, device=resolve_device(device))
+
+    def evaluate(self, data: Any, *, device: str = "auto") -> Metrics:
+        """How good the bundle is on labelled pictures: a folder of class folders, a table, arrays.
+
+        Raises:
+            DataError: the data cannot be read, or has a class that the bundle does not know.
+        """
+        metrics, _ = evaluate_items(
+            self.model, self.task, self.preprocess, data, device=resolve_device(device)
+        )
+        return metrics
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the bundle to ``folder``, which must not exist yet; it appears when it is whole.
+
+        Raises:
+            BundleError: the folder exists or cannot be written.
+        """
+        path = Path(folder)
+        if path.exists():
+            raise BundleError(f"{path} exists; a bundle is only written to a new folder.")
+        try:
+            with new_folder(path) as fresh:
+                self._write(fresh)
+        except (OSError, SafetensorError) as error:
+            raise BundleError(
+                f"The bundle {path} could not be written: {getattr(error, 'strerror', None) or error}."
+            ) from None
+        return path
+
+    def _write(self, folder: Path) -> None:
+        model = self.model.cpu().eval()
+        state = {name: value.contiguous() for name, value in model.state_dict().items()}
+        inputs = _golden_inputs(self.preprocess)
+        with torch.inference_mode():
+            logits = model(inputs).float()
+        save_file(_unshared(state), folder / WEIGHTS)
+        save_file({"inputs": inputs.contiguous(), "logits": logits.contiguous()}, folder / GOLDEN)
+        values = {
+            "format": FORMAT,
+            "task": self.task.to_dict(),
+            "head": self.head.to_dict(),
+            "preprocess": self.preprocess.to_dict(),
+            "source": _source_values(self.source),
+            "plan": self.plan,
+            "metrics": self.metrics,
+            "provenance": provenance(),
+            "files": {name: sha256_file(folder / name) for name in (WEIGHTS, GOLDEN)},
+        }
+        write_json(folder / MANIFEST, values | {"digest": _digest(values)})
+
+
+def make_bundle(
+    model: Model,
+    task: Task,
+    head: Head,
+    backbone: Backbone,
+    *,
+    plan: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> Bundle:
+    """A bundle of a trained ``model`` whose trunk came from ``backbone``; not saved yet."""
+    return Bundle(
+        model=model,
+        task=task,
+        head=head,
+        preprocess=backbone.preprocess,
+        source=backbone.source,
+        plan=plan or {},
+        metrics=metrics or {},
+    )
+
+
+def load_bundle(path: str | Path, *, factory: Factory | None = None) -> Bundle:
+    """Load a bundle from its folder, or from the folder of the run that made it.
+
+    ``factory`` builds the network where the backbone was a module of the user's own.
+
+    Raises:
+        BundleError: nothing there, damaged, of a newer format, or it does not compute what it did.
+    """
+    folder = find_bundle(Path(path))
+    values = read_json(folder / MANIFEST, BundleError)
+    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+        raise BundleError(f"{folder / MANIFEST} is damaged: it does not describe a bundle.")
+    if values["format"] > FORMAT:
+        raise BundleError(
+            f"{folder} has format {values['format']}; this graft reads up to {FORMAT}. Update graft."
+        )
+    if values.pop("digest", None) != _digest(values):
+        raise BundleError(f"{folder / MANIFEST} is damaged: its content does not match its digest.")
+    return _load(folder, values, factory)
+
+
+def find_bundle(path: Path) -> Path:
+    """The bundle's folder, given itself or its run's.
+
+    Raises:
+        BundleError: there is none.
+    """
+    for folder in (path, path / "bundle"):
+        if (folder / MANIFEST).is_file():
+            return folder
+    if (path / "recipe.json").is_file():
+        raise BundleError(f"The run {path} has not finished: go on with graft resume {path}.")
+    raise BundleError(
+        f"There is no bundle in {path}: {MANIFEST} was expected there. graft train makes one, in "
+        "the folder given with --out (runs/latest is the last one)."
+    )
+
+
+def provenance() -> dict[str, str]:
+    """What the result was made with."""
+    from importlib.metadata import version
+
+    names = ("graft-ml", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in names},
+    }
+
+
+def _load(folder: Path, values: dict[str, Any], factory: Factory | None) -> Bundle:
+    tensors = {name: _read_tensors(folder / name, values["files"][name]) for name in (WEIGHTS, GOLDEN)}
+    task, head = Task.from_dict(values["task"]), Head(**values["head"])
+    source = _make_source(values["source"])
+    preprocess = Preprocess.from_dict(values["preprocess"])
+    model = Model(_make_trunk(source, preprocess, factory), head.build(seed=0))
+    _fill(model, tensors[WEIGHTS], folder)
+    _prove(model, tensors[GOLDEN], folder)
+    return Bundle(
+        model=model,
+        task=task,
+        head=head,
+        preprocess=preprocess,
+        source=source,
+        plan=values["plan"],
+        metrics=values["metrics"],
+        path=folder,
+    )
+
+
+def _make_trunk(source: Source, preprocess: Preprocess, factory: Factory | None) -> nn.Module:
+    if source.library != "plain":
+        return rebuild(source).trunk
+    if factory is None:
+        raise BundleError(
+            f"{source.id} was a module of your own and no code is stored: load the bundle from Python, "
+            "with factory=the function that builds the module."
+        )
+    return from_module(factory(), preprocess=preprocess, name=source.name).trunk
+
+
+def _read_tensors(file: Path, expected: str) -> dict[str, Tensor]:
+    try:
+        if sha256_file(file) != expected:
+            raise BundleError(f"{file} is damaged: its content does not match its hash.")
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"Cannot read {file}: {getattr(error, 'strerror', None) or error}.") from None
+
+
+def _fill(model: Model, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Every value of the model from the bundle: same names, same shapes, all finite."""
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - tensors), sorted(tensors.keys() - own)
+    if missing or extra:
+        raise BundleError(
+            f"{folder / WEIGHTS} does not fit its network: missing {missing[:5]}, unknown {extra[:5]}."
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+            raise BundleError(
+                f"{folder / WEIGHTS}: {name} is {tensor.dtype} {tuple(tensor.shape)}; the network has "
+                f"{own[name].dtype} {tuple(own[name].shape)}."
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BundleError(f"{folder / WEIGHTS}: {name} holds values that are not finite.")
+    model.load_state_dict(tensors)
+    model.eval()
+
+
+def _prove(model: Model, golden: dict[str, Tensor], folder: Path) -> None:
+    with torch.inference_mode():
+        logits = model(golden["inputs"]).float()
+    if not torch.allclose(logits, golden["logits"], rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
+        worst = float((logits - golden["logits"]).abs().max())
+        raise BundleError(
+            f"{folder} does not compute what it did when it was saved (logits differ by {worst:.2g}): "
+            "the network's code changed. Load it with the versions listed in its graft.json."
+        )
+
+
+def _golden_inputs(preprocess: Preprocess) -> Tensor:
+    """Two inputs as normalised pictures are distributed, the same for every bundle of a size."""
+    generator = torch.Generator().manual_seed(mix("golden"))
+    return torch.randn(2, preprocess.channels, *preprocess.size, generator=generator)
+
+
+def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tied tensors as copies, for safetensors refuses memory that is shared."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in state.items():
+        result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return result
+
+
+def _digest(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return sha256(text.encode()).hexdigest()
+
+
+def _source_values(source: Source) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in Source.__dataclass_fields__}
+
+
+def _make_source(values: dict[str, Any]) -> Source:
+    return Source(**(values | {"labels": tuple(values["labels"])}))

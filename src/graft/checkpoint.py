@@ -1,0 +1,176 @@
+"""Exact resume: everything that training may change, in a folder that is whole or absent.
+
+A checkpoint holds the values that the plan lets change (never the frozen trunk), the optimiser's
+state by canonical parameter name, the best weights so far, and the position in the plan. There is no
+generator state in it, for all randomness is a function of the position. Only the newest is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from graft.errors import RunError, TrainingError
+from graft.files import new_folder, read_json, sha256_file, write_json
+
+TENSORS = ("model", "optimizer", "best")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the plan training stands, between two optimiser steps.
+
+    ``step`` counts the steps done in this epoch, ``epoch`` the epochs done in this phase,
+    ``epochs_before`` those of earlier phases; ``records`` the lines of the run's log. ``kept`` describes
+    the best validation of the phase.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    epochs_before: int = 0
+    validated: bool = False
+    loss_sum: float = 0.0
+    kept: dict[str, float] | None = None
+    waited: int = 0
+    saves: int = 0
+    records: int = 0
+    seconds: float = 0.0
+
+    def next_phase(self) -> Position:
+        return replace(
+            Position(),
+            phase=self.phase + 1,
+            epochs_before=self.epochs_before + self.epoch,
+            saves=self.saves,
+            records=self.records,
+            seconds=self.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A position and the tensors that belong to it, on the CPU, by name."""
+
+    position: Position
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run, in ``folder``; ``run`` ties them to the run that wrote them."""
+
+    folder: Path
+    run: str
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint, then drop its predecessors.
+
+        Raises:
+            TrainingError: the disk is full or cannot be written; the checkpoint before is intact.
+        """
+        path = self.folder / f"{checkpoint.position.saves:08d}"
+        try:
+            shutil.rmtree(path, ignore_errors=True)  # a damaged one, passed over by newest()
+            with new_folder(path) as fresh:
+                hashes = {}
+                for name in TENSORS:
+                    file = fresh / f"{name}.safetensors"
+                    save_file(getattr(checkpoint, name), file)
+                    hashes[file.name] = sha256_file(file)
+                state = {"run": self.run, "position": asdict(checkpoint.position), "files": hashes}
+                write_json(fresh / "state.json", state)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"The checkpoint {path} could not be written: {_reason(error)}. The one before it is "
+                "intact: make room, then go on with graft resume."
+            ) from None
+        for old in self._folders()[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None before the first.
+
+        Raises:
+            RunError: checkpoints are there, but every one of them is damaged or of another run.
+        """
+        problems = []
+        for path in reversed(self._folders()):
+            try:
+                return self._load(path)
+            except RunError as error:
+                problems.append(str(error))
+        if problems:
+            raise RunError("No checkpoint of this run can be read:\n" + "\n".join(problems))
+        return None
+
+    def _load(self, path: Path) -> Checkpoint:
+        state = read_json(path / "state.json", RunError)
+        try:
+            position, run, files = Position(**state["position"]), state["run"], state["files"]
+        except (KeyError, TypeError):
+            raise RunError(f"{path}/state.json is damaged: keys are missing.") from None
+        if run != self.run:
+            raise RunError(f"{path} belongs to another run ({run}).")
+        tensors = {name: self._read(path / f"{name}.safetensors", files) for name in TENSORS}
+        return Checkpoint(position, **tensors)
+
+    def _read(self, file: Path, hashes: dict[str, Any]) -> dict[str, Tensor]:
+        try:
+            if sha256_file(file) != hashes.get(file.name):
+                raise RunError(f"{file} is damaged: its content does not match its hash.")
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"Cannot read {file}: {_reason(error)}.") from None
+
+    def _folders(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if re.fullmatch(r"\d{8}", path.name))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
+    """The optimiser's state by ``key::parameter name``, copied to the CPU."""
+    return {
+        f"{key}::{names[parameter]}": torch.as_tensor(value).detach().cpu().contiguous().clone()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if value is not None
+    }
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], parameters: Mapping[str, Tensor]
+) -> None:
+    """Give the optimiser the state of those parameters that it trains; others are left out."""
+    mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, tensor in tensors.items():
+        key, _, parameter_name = name.partition("::")
+        parameter = parameters[parameter_name]
+        if id(parameter) in mine:
+            # The parameter's own memory layout, or vectorised kernels may round differently.
+            state = torch.empty_like(parameter).copy_(tensor) if tensor.dim() else tensor.clone()
+            optimizer.state[parameter][key] = state
+
+
+def copy_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU, as they are saved."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _reason(error: Exception) -> str:
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "os error 28" in str(error):
+        return "the disk is full"
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,321 @@
+"""The ``graft`` command: one short function a verb.
+
+Everything heavy is imported inside the verb that needs it, so that help answers at once. Errors of
+ours become one message on standard error and an exit code: 1 failed, 2 wrong use or input, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from graft.errors import FAILED, GraftError, Interrupted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graft.bundle import Bundle
+    from graft.recipe import Recipe
+    from graft.runs import Run
+    from graft.workflow import Prepared
+
+
+class Commands(TyperGroup):
+    """The verbs, with Ctrl-C as an error of ours, so that it exits with 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted.") from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Adapt a pretrained model to your own labelled data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path | None, typer.Option(help="Folder of the run; default: a new one in runs/.")]
+Seed = Annotated[int | None, typer.Option(help="Everything random is a function of this number.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Epochs = Annotated[int | None, typer.Option(help="Length of the main phase.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A TOML file with recipe keys.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Any recipe key: --set train.lr=1e-4.")]
+Backbone = Annotated[
+    str | None, typer.Option("--backbone", "-b", help="library/name[:weights]; see graft models.")
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option("--strategy", "-s", help="probe, partial:K, full, two-phase (default) or scratch."),
+]
+Weights = Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a bundle's.")]
+Data = Annotated[
+    str | None, typer.Argument(metavar="DATA", help="Folder of class folders, or a table of paths.")
+]
+
+
+@app.command()
+def train(
+    data: Data = None,
+    backbone: Backbone = None,
+    strategy: Strategy = None,
+    weights: Weights = None,
+    out: Out = None,
+    seed: Seed = None,
+    epochs: Epochs = None,
+    device: Device = None,
+    recipe: RecipeFile = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Adapt a backbone to labelled pictures: shows the plan, trains, and writes a bundle."""
+    from graft.runs import choose_run
+    from graft.workflow import prepare
+
+    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
+    run = choose_run(out, asked)
+    _follow(partial(prepare, asked), run, as_json=as_json)
+
+
+@app.command()
+def resume(run: RunFolder, as_json: Json = False) -> None:
+    """Go on with a run that was interrupted; it ends as if it had never been."""
+    from graft.runs import open_run
+    from graft.workflow import prepare_again
+
+    found = open_run(run)
+    if found.finished:
+        _console(stderr=True).print(f"{found.folder} is finished; nothing is left to do.")
+    _follow(partial(prepare_again, found), found, as_json=as_json)
+
+
+@app.command("plan")
+def show_planned(
+    data: Data = None,
+    backbone: Backbone = None,
+    strategy: Strategy = None,
+    weights: Weights = None,
+    seed: Seed = None,
+    epochs: Epochs = None,
+    device: Device = None,
+    recipe: RecipeFile = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Show exactly what training would do, without doing it."""
+    from graft.terminal import show_plan, show_problems
+    from graft.workflow import prepare
+
+    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
+    prepared = prepare(asked)
+    console = _console(stderr=as_json)
+    show_problems(console, prepared.splits.problems)
+    show_plan(console, prepared.plan)
+    if as_json:
+        _print_json(json.loads(prepared.plan.to_json()))
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    style: Annotated[
+        str, typer.Option("--format", help="table, jsonl or csv.", metavar="FORMAT")
+    ] = "table",
+    output: Annotated[Path | None, typer.Option(help="File to write instead of the screen.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Label pictures, with the probability of every class; unreadable ones are reported."""
+    from graft.bundle import load_bundle
+    from graft.terminal import prediction_table, show_problems
+    from graft.errors import RecipeError
+    from graft.files import write_text
+
+    if style not in ("table", "jsonl", "csv"):
+        raise RecipeError(f"--format {style!r} is not table, jsonl or csv.")
+    found = load_bundle(run).predict(pictures, device=device or "auto")
+    text = found.to_jsonl() if style == "jsonl" else found.to_csv()
+    if output is not None:
+        write_text(output, text)
+    elif as_json:
+        _print_json({"predictions": [row.to_dict() for row in found]})
+    elif style == "table":
+        _console().print(prediction_table(found))
+    else:
+        sys.stdout.write(text)
+    show_problems(_console(stderr=True), found.problems)
+    if found.failed:
+        _console(stderr=True).print(f"{len(found.failed)} of {len(found)} could not be read.")
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Annotated[str, typer.Argument(help="Folder of class folders, or a table of paths.")],
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle on labelled pictures."""
+    from graft.bundle import load_bundle
+    from graft.terminal import metrics_tables
+
+    metrics = load_bundle(run).evaluate(data, device=device or "auto").to_dict()
+    if as_json:
+        _print_json(metrics)
+        return
+    for table in metrics_tables(metrics):
+        _console().print(table)
+
+
+@app.command("demo")
+def run_demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and the runs.")] = Path("demo"),
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Adapt the bundled backbone to scanned digits: probe, fine-tuned, and from scratch."""
+    from graft.bundle import load_bundle
+    from graft.demo import STRATEGIES, make_demo
+    from graft.terminal import prediction_table, result_table
+    from graft.runs import choose_run
+    from graft.workflow import prepare
+
+    console = _console()
+    shown = make_demo(out)
+    console.print(f"Scanned digits of scikit-learn as a folder of pictures: {shown.pictures}\n")
+    rows = []
+    for name, strategy in STRATEGIES.items():
+        asked = shown.recipe(strategy, seed=seed or 0, device=device or "auto")
+        run = choose_run(shown.run_folder(strategy), asked)
+        bundle = _carry_out(partial(prepare, asked), run, console)
+        rows.append((name, {key: bundle.metrics[key] for key in ("test", "seconds")}))
+    console.print(result_table(rows))
+    kept = shown.run_folder(STRATEGIES["fine-tuned"]) / "bundle"
+    console.print(f"\nThe fine-tuned bundle is {kept}. Five test pictures:")
+    console.print(prediction_table(load_bundle(kept).predict(shown.examples())))
+    console.print(f"\nNow your own: graft train photos/   then: graft predict {kept} picture.jpg")
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern: timm/vit_*.")] = "",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only with weights.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List and search the backbones that can be adapted."""
+    from graft.backbones.catalog import find_models
+    from graft.catalog_tables import models_table
+
+    found = find_models(pattern, pretrained=pretrained)
+    if as_json:
+        _print_json({"models": [asdict(entry) for entry in found]})
+        return
+    _console().print(models_table(found))
+
+
+@app.command()
+def inspect(
+    backbone: Annotated[str, typer.Argument(metavar="BACKBONE", help="library/name[:weights].")],
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Print a backbone's parts: children, head, stages with their sizes, preprocessing."""
+    from graft.backbones import load_backbone
+    from graft.backbones.catalog import describe
+    from graft.catalog_tables import show_description
+
+    description = describe(load_backbone(backbone, weights=weights))
+    if as_json:
+        _print_json(asdict(description))
+        return
+    show_description(_console(), description)
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``graft``."""
+    try:
+        app()
+    except GraftError as error:
+        print(f"graft: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+
+
+def _recipe(
+    file: Path | None,
+    settings: list[str] | None,
+    data: str | None,
+    backbone: str | None,
+    strategy: str | None,
+    weights: Path | None,
+    seed: int | None,
+    epochs: int | None,
+    device: str | None,
+) -> Recipe:
+    from graft.recipe import read_recipe
+
+    return read_recipe(
+        file,
+        settings or (),
+        data__path=data,
+        backbone=backbone,
+        strategy=strategy,
+        weights=None if weights is None else str(weights),
+        seed=seed,
+        epochs=epochs,
+        device=device,
+    )
+
+
+def _follow(begin: Callable[[], Prepared], run: Run, *, as_json: bool) -> None:
+    """Carry out a run before a person's eyes, and show what came out."""
+    from graft.terminal import result_table
+
+    console = _console(stderr=as_json)
+    bundle = _carry_out(begin, run, console)
+    if as_json:
+        folder = str(run.folder)
+        _print_json({"run": folder, "bundle": str(bundle.path), **bundle.metrics})
+        return
+    console.print(result_table([(bundle.plan["strategy"], bundle.metrics)]))
+    console.print(f"The bundle is {bundle.path}; the run, {run.folder}.")
+
+
+def _carry_out(begin: Callable[[], Prepared], run: Run, console: Console) -> Bundle:
+    from graft.terminal import progress, show_plan, show_problems
+    from graft.workflow import carry_out, drain
+
+    prepared = begin()
+    show_problems(console, prepared.splits.problems)
+    show_plan(console, prepared.plan)
+    with progress(console) as show:
+        return drain(carry_out(prepared, run), show)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values, indent=2, allow_nan=False))

@@ -1,0 +1,90 @@
+"""Numerics: how the arithmetic is done on this machine, resolved once and saved in the plan."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from graft.errors import RecipeError
+from graft.recipe import Frozen, Recipe
+
+
+class Numerics(Frozen):
+    """What decides the bits of a result beside the plan itself; used again on resume."""
+
+    device: str
+    precision: Literal["fp32", "bf16"]
+    workers: int
+    threads: int
+    processes: int
+
+
+def resolve_numerics(recipe: Recipe) -> Numerics:
+    """The recipe's wishes, settled for this machine.
+
+    Raises:
+        RecipeError: the device asked for is not there.
+    """
+    device = resolve_device(recipe.device)
+    precision = recipe.train.precision
+    workers = recipe.train.workers
+    if workers is None:
+        # On the CPU, training and decoding would fight for the same cores.
+        workers = min(8, max(0, (os.cpu_count() or 1) - 1)) if device.type == "cuda" else 0
+    return Numerics(
+        device=str(device),
+        precision=("bf16" if has_fast_bf16(device) else "fp32") if precision == "auto" else precision,
+        workers=workers,
+        threads=torch.get_num_threads(),
+        processes=world_size(),
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the first of CUDA, MPS and CPU that is there; a process takes its local rank's GPU.
+
+    Raises:
+        RecipeError: no such device, or it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RecipeError(f"device {name!r} is not auto, cpu, cuda, cuda:N or mps.") from None
+    if device.type == "cuda":
+        return _cuda_device(device)
+    if device.type == "mps" and not _has_mps():
+        raise RecipeError("device 'mps': this machine has no Apple GPU that torch can use.")
+    if device.type not in ("cpu", "mps"):
+        raise RecipeError(f"device {name!r} is not auto, cpu, cuda, cuda:N or mps.")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies in bf16 natively, so that autocast gains time."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+def world_size() -> int:
+    """The number of processes that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _cuda_device(device: torch.device) -> torch.device:
+    if not torch.cuda.is_available():
+        raise RecipeError(f"device {str(device)!r}: torch sees no CUDA device here; try --device cpu.")
+    index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise RecipeError(f"device {str(device)!r}: there are {torch.cuda.device_count()} CUDA devices.")
+    return torch.device("cuda", index)
+
+
+def _has_mps() -> bool:
+    return bool(torch.backends.mps.is_available())

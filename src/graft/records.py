@@ -1,0 +1,91 @@
+"""What training tells while it goes: one frozen record for each thing that happened.
+
+Whoever wants to watch or steer training iterates over these; there are no callbacks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Record:
+    """The base of all records: ``phase`` is the index of the plan's phase it belongs to."""
+
+    phase: int
+
+    logged: ClassVar[bool] = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the record's kind under ``record``."""
+        return {"record": type(self).__name__.lower(), **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Started(Record):
+    """A phase begins, or goes on after a resume; ``total`` counts its steps (1 for a solved head)."""
+
+    name: str
+    total: int
+    done: int = 0
+
+
+@dataclass(frozen=True)
+class Extracted(Record):
+    """``done`` of ``total`` pictures went through the frozen trunk."""
+
+    done: int
+    total: int
+
+    logged: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Solved(Record):
+    """The head is solved: the L2 strength kept, and its out-of-fold loss (nats) and accuracy.
+
+    Both are None where every class has a single picture, so that none could be held out.
+    """
+
+    strength: float
+    loss: float | None
+    accuracy: float | None
+    strengths_tried: int
+
+
+@dataclass(frozen=True)
+class Stepped(Record):
+    """One optimiser step: ``step`` counts from 1 within the phase; ``loss`` is the batch's, in nats.
+
+    ``rate`` is the head's learning rate in this step.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Validated(Record):
+    """The model met the validation data after ``epoch`` epochs (0: at the start of the phase).
+
+    ``train_loss`` is the mean over the epoch's steps, None at epoch 0; ``loss`` and ``accuracy`` are
+    None without validation data. ``best``: these weights are the ones kept so far.
+    """
+
+    epoch: int
+    step: int
+    loss: float | None
+    accuracy: float | None
+    best: bool
+    train_loss: float | None
+
+
+@dataclass(frozen=True)
+class Finished(Record):
+    """A phase ended; ``kept_epoch`` tells whose weights go on, None where nothing could decide."""
+
+    kept_epoch: int | None
+    epochs: int

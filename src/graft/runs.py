@@ -1,0 +1,255 @@
+"""Runs: one folder for each, from the recipe to the bundle.
+
+    recipe.json  plan.json  data.json  metrics.jsonl  checkpoints/  bundle/  result.json
+
+A run is locked by the process that works on it; the lock goes with the process, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from graft.checkpoint import Checkpoints
+from graft.data.items import Splits
+from graft.errors import RunError
+from graft.files import read_json, write_json, write_text
+from graft.plan import Plan
+from graft.recipe import Recipe, make_recipe
+from graft.records import Record
+
+RUNS = Path("runs")
+LATEST = "latest"
+_BEGINNINGS = {"lock", "data.json", "plan.json"}  # written before a run counts as begun
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run and the paths in it."""
+
+    folder: Path
+
+    @property
+    def begun(self) -> bool:
+        return (self.folder / "recipe.json").is_file()
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "result.json").is_file()
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints", self._facts()["run"])
+
+    @property
+    def recipe(self) -> Recipe:
+        return make_recipe(read_json(self.folder / "recipe.json", RunError))
+
+    @property
+    def plan(self) -> Plan:
+        try:
+            return Plan.from_json((self.folder / "plan.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / 'plan.json'} cannot be read: {error}") from None
+
+    def check_data(self, splits: Splits) -> None:
+        """Refuse to go on with data that is not what the run began with.
+
+        Raises:
+            RunError: naming what was added, removed or changed.
+        """
+        before, now = self._facts(), data_facts(splits)
+        if before["fingerprint"] == now["fingerprint"]:
+            return
+        old, new = before["items"], now["items"]
+        changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+        lines = [
+            f"{len(names)} {what}: {', '.join(names[:5])}"
+            for what, names in (
+                ("removed", sorted(old.keys() - new.keys())),
+                ("added", sorted(new.keys() - old.keys())),
+                ("changed", changed),
+            )
+            if names
+        ]
+        raise RunError(
+            f"The data changed since {self.folder} began, so it cannot go on: {'; '.join(lines)}. "
+            "Restore the data, or begin a new run."
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = read_json(self.folder / "data.json", RunError)
+        return facts
+
+
+def data_facts(splits: Splits) -> dict[str, Any]:
+    """The data as a run remembers it: every item with its split, label and content."""
+    return {
+        "fingerprint": splits.fingerprint,
+        "labels": list(splits.task.labels),
+        "items": {
+            f"{split}/{name}": [
+                splits.task.labels[int(items.targets[index])] if items.targets is not None else None,
+                items.digests[index],
+            ]
+            for split, items in splits.parts()
+            for index, name in enumerate(items.ids)
+        },
+    }
+
+
+def choose_run(out: str | Path | None, recipe: Recipe) -> Run:
+    """The run to begin in ``out``, or under a name by time below ``runs/``; nothing is written yet.
+
+    Raises:
+        RunError: the folder holds something already.
+    """
+    run = Run(Path(out) if out is not None else _fresh_name(recipe))
+    refuse_taken(run)
+    return run
+
+
+def refuse_taken(run: Run) -> None:
+    """Raises RunError where the run's folder holds anything but the beginnings of a run."""
+    folder = run.folder
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file; name a new folder with --out.")
+    taken = sorted({path.name for path in folder.iterdir()} - _BEGINNINGS)
+    if "result.json" in taken:
+        raise RunError(f"{folder} holds a finished run; name a new folder with --out.")
+    if "recipe.json" in taken:
+        raise RunError(
+            f"{folder} holds an unfinished run: go on with graft resume {folder}, or name a new "
+            "folder with --out."
+        )
+    if taken:
+        raise RunError(f"{folder} is not empty ({taken[0]}); name a new folder with --out.")
+
+
+def begin(run: Run, recipe: Recipe, plan: Plan, splits: Splits) -> None:
+    """Write what the run is; the recipe comes last, so that a run with a recipe is whole.
+
+    Raises:
+        RunError: another process was quicker.
+    """
+    refuse_taken(run)
+    write_json(run.folder / "data.json", {"run": uuid.uuid4().hex, **data_facts(splits)})
+    write_text(run.folder / "plan.json", plan.to_json() + "\n")
+    write_text(run.folder / "recipe.json", recipe.to_json() + "\n")
+    point_latest(run)
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in this folder.
+
+    Raises:
+        RunError: it is not a run.
+    """
+    folder = Path(path)
+    if not (folder / "recipe.json").is_file():
+        raise RunError(f"{folder} is not a run: it holds no recipe.json. graft train begins one.")
+    return Run(folder.resolve() if folder.is_symlink() else folder)
+
+
+@contextlib.contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Make the run's folder where it is missing, and hold it against other processes.
+
+    Raises:
+        RunError: another process works on it, or it cannot be made.
+    """
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        lock = (run.folder / "lock").open("a")
+    except OSError as error:
+        raise RunError(f"The run folder {run.folder} cannot be made: {error.strerror}.") from None
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{run.folder} is in use by another run; wait for it, or name another folder with --out."
+            ) from None
+        yield
+
+
+def point_latest(run: Run) -> None:
+    """Let ``latest`` beside the run point to it, where the file system has symbolic links."""
+    link = run.folder.parent / f".{LATEST}.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        link.unlink(missing_ok=True)
+        link.symlink_to(run.folder.name, target_is_directory=True)
+        link.replace(run.folder.parent / LATEST)
+
+
+class Log:
+    """The run's records as JSON lines, and as TensorBoard events where that is installed."""
+
+    def __init__(self, run: Run, records: int) -> None:
+        """Go on after the first ``records`` lines; later ones are of steps that will run again."""
+        kept = _first_lines(run.log, records)
+        write_text(run.log, "".join(kept))
+        self._file: IO[str] = run.log.open("a", encoding="utf-8")
+        self._board = _tensorboard(run.folder / "tensorboard", records)
+
+    def write(self, record: Record) -> None:
+        if not record.logged:
+            return
+        values = record.to_dict()
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        if self._board is not None and "step" in values:
+            _log_scalars(self._board, values)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _first_lines(path: Path, count: int) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [line for _, line in zip(range(count), file, strict=False)]
+
+
+def _tensorboard(folder: Path, purge: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=purge or None)
+
+
+def _log_scalars(board: Any, values: dict[str, Any]) -> None:
+    prefix = f"phase {values['phase'] + 1}/{'validation' if 'best' in values else 'training'}"
+    for key in ("loss", "accuracy", "rate"):
+        if values.get(key) is not None:
+            board.add_scalar(f"{prefix}/{key}", values[key], values["step"])
+
+
+def _fresh_name(recipe: Recipe) -> Path:
+    data = Path(recipe.data.path).stem or "data"
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = f"{stamp}-{data}-{recipe.strategy.replace(':', '')}"
+    names = (RUNS / (base if not n else f"{base}-{n}") for n in range(1000))
+    return next(path for path in names if not path.exists())

@@ -1,0 +1,215 @@
+"""What a person sees in the terminal: plan, progress and results, as tables.
+
+Names from data are shown as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from graft import records
+from graft.data.items import Problem
+from graft.plan import Phase, Plan
+from graft.prediction import Predictions
+from graft.records import Record
+from graft.steps import Solve
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """The plan as a table, with what stands around it in words."""
+    data = plan.data
+    console.print(
+        f"[bold]Plan[/]  {escape(plan.strategy)} with {escape(plan.backbone)} "
+        f"({plan.parameters:,} parameters, {len(plan.stages)} stages)"
+    )
+    console.print(
+        f"Data  {data.train:,} to train, {data.val:,} to validate, {data.test:,} to test; "
+        f"{len(plan.labels)} classes: {escape(_shorten(plan.labels))}"
+    )
+    console.print(plan_table(plan))
+    numerics = plan.numerics
+    processes = f", {numerics.processes} processes" if numerics.processes > 1 else ""
+    console.print(
+        f"On    {numerics.device} in {numerics.precision}, {numerics.threads} threads, "
+        f"{numerics.workers} decoding workers{processes}; seed {plan.seed}"
+    )
+    for note in plan.notes:
+        console.print(f"Note  {escape(note)}")
+
+
+def plan_table(plan: Plan) -> Table:
+    """One row for each phase: its name, and what it does in lines."""
+    table = Table("Phase", "What it does")
+    for number, phase in enumerate(plan.phases, start=1):
+        name = phase.name if isinstance(phase, Solve) else phase.train.name
+        lines = _solve_lines(phase, plan) if isinstance(phase, Solve) else _phase_lines(phase, plan)
+        table.add_row(f"{number} {escape(name)}", escape("\n".join(lines)))
+    return table
+
+
+def _solve_lines(step: Solve, plan: Plan) -> list[str]:
+    head = plan.parameters - sum(stage.parameters for stage in plan.stages)
+    return [
+        f"solves the head: {_share(head, plan)}; every stage frozen",
+        "one pass of all training pictures, as they are",
+        f"best of {len(step.strengths)} strengths by {step.folds}-fold cross-validation",
+    ]
+
+
+def _phase_lines(phase: Phase, plan: Plan) -> list[str]:
+    train = phase.train
+    decay = f", decay {train.weight_decay:g}" if train.weight_decay else ""
+    extras = f", label smoothing {train.label_smoothing:g}" if train.label_smoothing else ""
+    stopping = f", stops after {train.patience} without gain" if train.patience else ""
+    return [
+        f"trains {_trains(phase, plan)}: {_share(sum(group.count for group in phase.groups), plan)}",
+        f"rates: {_rates(phase)}; {train.optimizer}{decay}, {train.schedule}",
+        f"batch-norm {train.batchnorm}, augmentation {train.augmentation}{extras}",
+        f"{phase.steps:,} steps ({train.epochs} epochs, batches of {train.batch_size}), "
+        f"{phase.warmup_steps} of warm-up{stopping}",
+    ]
+
+
+def _trains(phase: Phase, plan: Plan) -> str:
+    stages = phase.train.stages
+    if not stages:
+        return "head"
+    if len(stages) == len(plan.stages):
+        return f"head, all {len(stages)} stages"
+    return f"head, {_shorten(stages)}"
+
+
+def _rates(phase: Phase) -> str:
+    rates = phase.train.rates
+    if not phase.train.stages:
+        return f"head {rates.head:g}"
+    body = f"{rates.top:g}" if rates.lowest == rates.top else f"{rates.lowest:g} … {rates.top:g}"
+    return f"head {rates.head:g}, stages {body}"
+
+
+def _share(count: int, plan: Plan) -> str:
+    return f"{count:,} parameters ({100 * count / plan.parameters:.1f} %)"
+
+
+def _shorten(names: Iterable[str], most: int = 6) -> str:
+    names = list(names)
+    more = f" … ({len(names)})" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def show_problems(console: Console, problems: Iterable[Problem]) -> None:
+    """What was odd about the data, each with its count and examples."""
+    for problem in problems:
+        console.print(f"[yellow]Data[/]  {escape(str(problem))}")
+
+
+@contextlib.contextmanager
+def progress(console: Console) -> Iterator[Callable[[Record], None]]:
+    """A function that shows records as a progress bar for each phase."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=console,
+    )
+    with bars:
+        yield _Bars(bars).show
+
+
+class _Bars:
+    """One bar for each phase, told by records."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.task = bars.add_task("reading", total=None, state="", visible=False)
+
+    def show(self, record: Record) -> None:
+        if isinstance(record, records.Started):
+            name = f"{record.phase + 1} {escape(record.name)}"
+            self.task = self.bars.add_task(name, total=record.total, completed=record.done, state="")
+        elif isinstance(record, records.Extracted):
+            self.bars.update(self.task, total=record.total, completed=record.done)
+        elif isinstance(record, records.Stepped):
+            self.bars.update(self.task, advance=1)
+        elif isinstance(record, records.Finished):
+            task = self.bars.tasks[self.task]
+            self.bars.update(self.task, total=task.completed)
+        else:
+            self.bars.update(self.task, state=_state(record))
+
+
+def _state(record: Record) -> str:
+    if isinstance(record, records.Solved) and record.accuracy is not None:
+        return f"out of fold {_percent(record.accuracy)}"
+    if isinstance(record, records.Validated) and record.accuracy is not None:
+        mark = " (best so far)" if record.best else ""
+        return f"epoch {record.epoch}: validation {_percent(record.accuracy)}{mark}"
+    return ""
+
+
+def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
+    """Named results beside each other: where each number was measured, and how good it is."""
+    table = Table("Model", "Measured on", "Items", "Accuracy", "Loss", "Seconds")
+    for name, metrics in rows:
+        seconds = f"{metrics['seconds']:.1f}" if "seconds" in metrics else ""
+        for place, found in _scores(metrics):
+            items = f"{found['n']:,}" if "n" in found else ""
+            accuracy, loss = _percent(found["accuracy"]), f"{found['loss']:.3f}"
+            table.add_row(escape(name), place, items, accuracy, loss, seconds)
+            name = seconds = ""
+    return table
+
+
+def _scores(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    names = {
+        "probe": "training, solved head out of fold",
+        "validation": "validation",
+        "test": "test",
+    }
+    for key, name in names.items():
+        if metrics.get(key, {}).get("accuracy") is not None:
+            yield name, metrics[key]
+
+
+def metrics_tables(metrics: dict[str, Any]) -> Iterator[Table]:
+    """Of one evaluation: the totals, then every class, the worst first."""
+    totals = Table("Items", "Accuracy", "Balanced", "Loss")
+    totals.add_row(
+        f"{metrics['n']:,}",
+        _percent(metrics["accuracy"]),
+        _percent(metrics["balanced_accuracy"]),
+        f"{metrics['loss']:.3f}",
+    )
+    yield totals
+    table = Table("Class", "Items", "Precision", "Recall", "F1")
+    for label, found in sorted(metrics["per_class"].items(), key=lambda entry: entry[1]["f1"]):
+        shares = [_percent(found[key]) for key in ("precision", "recall", "f1")]
+        table.add_row(escape(label), f"{found['n']:,}", *shares)
+    yield table
+
+
+def prediction_table(predictions: Predictions, most: int = 3) -> Table:
+    """Each picture with its most probable labels."""
+    table = Table("Picture", "Label", "Probability", "Next")
+    for row in predictions:
+        if row.probabilities is None:
+            table.add_row(escape(row.id), "[red]unreadable[/]", "", escape(row.error or ""))
+            continue
+        ranked = sorted(row.probabilities.items(), key=lambda entry: -entry[1])
+        others = ", ".join(f"{label} {_percent(share)}" for label, share in ranked[1:most])
+        label, share = ranked[0]
+        table.add_row(escape(row.id), escape(label), _percent(share), escape(others))
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

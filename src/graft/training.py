@@ -1,0 +1,445 @@
+"""The loop: a generator of step records, and ``fit`` which drains it.
+
+Every phase of every strategy runs through here. Between two records the state is whole: whoever
+iterates can stop at any of them by throwing ``Interrupted`` into the generator, which saves a
+checkpoint and ends. Randomness is a function of (seed, phase, step, process), so a run that goes on
+from a checkpoint ends bit for bit like one that was never stopped.
+
+Shapes: B pictures in this process's part of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graft import records
+from graft.backbones.assembly import tensors_digest
+from graft.backbones.contract import Backbone
+from graft.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    Position,
+    copy_tensors,
+    load_optimizer,
+    optimizer_tensors,
+)
+from graft.data.dataset import Pictures, loader
+from graft.data.items import Items, Splits
+from graft.data.transforms import Preset
+from graft.engine import Engine, seeded, start_engine
+from graft.errors import Interrupted, TrainingError
+from graft.inference import forward_batches
+from graft.model import Model, make_model, set_linear_head
+from graft.plan import Phase, Plan
+from graft.probe import solve_head
+from graft.records import Record
+from graft.schedule import epoch_batches, rate_factor
+from graft.seeds import mix
+from graft.steps import Solve
+from graft.surgery import set_training_mode
+
+SAVE_EVERY = 120.0  # seconds within an epoch; at the end of an epoch a checkpoint is always saved
+
+Records = Generator[Record, None, "Trained"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out of a plan: the model on the CPU, in evaluation mode, and how long it took.
+
+    ``frozen_unchanged``: how many values were frozen throughout; they were compared bit by bit.
+    """
+
+    model: Model
+    plan: Plan
+    seconds: float
+    frozen_unchanged: int
+
+
+def fit(
+    backbone: Backbone, splits: Splits, plan: Plan, *, checkpoints: Checkpoints | None = None
+) -> Trained:
+    """Carry out the plan and return what it made. Raises as :func:`fit_steps`."""
+    steps = fit_steps(backbone, splits, plan, checkpoints=checkpoints)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            trained: Trained = end.value
+            return trained
+
+
+def fit_steps(
+    backbone: Backbone, splits: Splits, plan: Plan, *, checkpoints: Checkpoints | None = None
+) -> Records:
+    """Carry out the plan, yielding a record for everything that happens; returns ``Trained``.
+
+    The backbone itself is not changed. With ``checkpoints`` the run goes on from the newest one.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite, a checkpoint cannot be written, or
+            something frozen moved.
+        Interrupted: thrown in by the caller; the state was saved.
+    """
+    run = _Run(backbone, splits, plan, checkpoints)
+    try:
+        for record in _phases(run):
+            if record.logged:
+                run.position = replace(run.position, records=run.position.records + 1)
+            yield record
+    except Interrupted:
+        if isinstance(plan.phases[run.position.phase], Phase):  # solving begins anew
+            run.save()
+        raise
+    return run.finish()
+
+
+def _phases(run: _Run) -> Iterator[Record]:
+    while run.position.phase < len(run.plan.phases):
+        phase = run.plan.phases[run.position.phase]
+        yield from _solve(run, phase) if isinstance(phase, Solve) else _train(run, phase)
+        run.best = {}
+        run.position = run.position.next_phase()
+        run.save()
+
+
+@dataclass
+class _Run:
+    """The state of training that moves; everything else about it is in the plan."""
+
+    backbone: Backbone
+    splits: Splits
+    plan: Plan
+    checkpoints: Checkpoints | None
+    position: Position = field(default_factory=Position)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    optimizer_state: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: torch.optim.Optimizer | None = None
+
+    def __post_init__(self) -> None:
+        self.engine: Engine = start_engine(self.plan.numerics)
+        self.model = make_model(self.backbone, self.plan.make_head(), seed=mix(self.plan.seed, "head"))
+        self.model.to(self.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.changing = _changing(self.model, self.plan)
+        self.frozen = {name for name in self.model.state_dict() if name not in self.changing}
+        self.digest = self._frozen_digest()
+        self.started = self.saved = time.monotonic()
+        found = self.checkpoints.newest() if self.checkpoints else None
+        if found is not None:
+            self._load(found)
+
+    @property
+    def names(self) -> dict[Tensor, str]:
+        return {parameter: name for name, parameter in self.model.named_parameters()}
+
+    def pictures(self, items: Items, augmentation: Preset = "none") -> Pictures:
+        return Pictures(
+            items, self.backbone.preprocess, preset=augmentation, seed=mix(self.plan.seed, "views")
+        )
+
+    def changing_values(self) -> dict[str, Tensor]:
+        return copy_tensors(
+            {name: value for name, value in self.model.state_dict().items() if name in self.changing}
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint, from the main process alone."""
+        self.saved = now = time.monotonic()
+        self.position = replace(
+            self.position,
+            saves=self.position.saves + 1,
+            seconds=self.position.seconds + now - self.started,
+        )
+        self.started = now
+        if self.checkpoints is None or not self.engine.main:
+            return
+        if self.optimizer is not None:
+            self.optimizer_state |= optimizer_tensors(self.optimizer, self.names)
+        self.checkpoints.save(
+            Checkpoint(self.position, self.changing_values(), self.optimizer_state, self.best)
+        )
+
+    def save_if_due(self) -> None:
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save()
+
+    def load_values(self, values: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(values, strict=False)
+
+    def finish(self) -> Trained:
+        if self._frozen_digest() != self.digest:
+            raise TrainingError(
+                "Values that were frozen moved during training; the result is not kept. This is a "
+                "fault of graft or of a module that writes to itself in evaluation mode."
+            )
+        seconds = self.position.seconds + time.monotonic() - self.started
+        self.engine.wait()
+        return Trained(self.model.cpu().eval(), self.plan, seconds, len(self.frozen))
+
+    def _load(self, found: Checkpoint) -> None:
+        self.position, self.best = found.position, found.best
+        self.optimizer_state = found.optimizer
+        self.load_values(found.model)
+
+    def _frozen_digest(self) -> str:
+        values = self.model.state_dict()
+        return tensors_digest({name: values[name] for name in self.frozen})
+
+
+def _changing(model: Model, plan: Plan) -> set[str]:
+    """Names of the values that the plan lets move: what trains, and statistics that are updated."""
+    phases = [phase for phase in plan.phases if isinstance(phase, Phase)]
+    names = {name for phase in phases for group in phase.groups for name in group.parameters}
+    names |= {name for name in model.state_dict() if name.startswith("head.")}
+    if any(phase.train.batchnorm == "train" and phase.train.stages for phase in phases):
+        names |= {name for name, _ in model.named_buffers()} & set(model.state_dict())
+    return names
+
+
+def _solve(run: _Run, step: Solve) -> Iterator[Record]:
+    """Features of the training items, one pass; then the head, solved to its optimum."""
+    engine, index = run.engine, run.position.phase
+    yield records.Started(index, step.name, 1)
+    features = yield from _features(run, run.splits.train)
+    targets = run.splits.train.targets
+    assert targets is not None
+    solution = solve_head(
+        features,
+        targets,
+        run.splits.task.classes,
+        strengths=step.strengths,
+        folds=step.folds,
+        seed=run.plan.seed,
+        groups=run.splits.train.digests,
+    )
+    weight, bias = engine.broadcast(solution.weight), engine.broadcast(solution.bias)
+    set_linear_head(run.model, weight, bias)
+    yield records.Solved(index, solution.strength, solution.loss, solution.accuracy, len(solution.path))
+    yield records.Finished(index, None, 0)
+
+
+def _features(run: _Run, items: Items) -> Generator[Record, None, Tensor]:
+    """Trunk outputs [N, D] of all items, each process taking its share."""
+    engine = run.engine
+    mine = engine.share(list(range(len(items))))
+    parts, done = [], 0
+    for _, outputs in forward_batches(
+        run.model.trunk,
+        run.pictures(items),
+        engine.device,
+        indices=mine,
+        workers=run.plan.numerics.workers,
+    ):
+        parts.append(outputs)
+        done += len(outputs) * engine.processes
+        yield records.Extracted(run.position.phase, min(done, len(items)), len(items))
+    return engine.gather_rows(torch.cat(parts).clone(), len(items))
+
+
+def _train(run: _Run, phase: Phase) -> Iterator[Record]:
+    """One phase: validate the start, train and validate every epoch, keep the best."""
+    train = phase.train
+    network = _prepare(run, phase)
+    optimizer = run.optimizer = _make_optimizer(run, phase)
+    index, done = run.position.phase, run.position.epoch * phase.steps_per_epoch + run.position.step
+    yield records.Started(index, train.name, phase.steps, done)
+    if not run.position.validated:
+        yield _validate(run, phase)
+    while run.position.epoch < train.epochs and not _exhausted(run, phase):
+        yield from _epoch(run, phase, network, optimizer)
+        yield _validate(run, phase)
+        run.save()
+    kept = run.position.kept
+    if kept is not None:
+        run.load_values(run.best)
+    run.optimizer_state |= optimizer_tensors(optimizer, run.names)
+    run.optimizer = None
+    run.engine.accelerator.free_memory()
+    yield records.Finished(index, int(kept["epoch"]) if kept else None, run.position.epoch)
+
+
+def _exhausted(run: _Run, phase: Phase) -> bool:
+    """Whether early stopping ends the phase."""
+    patience = phase.train.patience
+    return patience is not None and run.position.waited >= patience
+
+
+def _prepare(run: _Run, phase: Phase) -> nn.Module:
+    """Freeze, then wrap: processes exchange the gradients of what trains, and of nothing else."""
+    trained = {name for group in phase.groups for name in group.parameters}
+    for name, parameter in run.model.named_parameters():
+        parameter.requires_grad_(name in trained)
+        parameter.grad = None
+    return run.engine.wrap(run.model)
+
+
+def _make_optimizer(run: _Run, phase: Phase) -> torch.optim.Optimizer:
+    """The phase's optimiser, with the state of parameters that trained before."""
+    parameters = dict(run.model.named_parameters())
+    groups = [
+        {
+            "params": [parameters[name] for name in group.parameters],
+            "lr": group.rate,
+            "weight_decay": group.weight_decay,
+        }
+        for group in phase.groups
+    ]
+    optimizer = _new_optimizer(phase.train.optimizer, groups)
+    kinds = {name.partition("::")[0] for name in run.optimizer_state}
+    if kinds <= _STATE_KEYS[phase.train.optimizer]:
+        load_optimizer(optimizer, run.optimizer_state, parameters)
+    return optimizer
+
+
+def _new_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if name == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups)
+
+
+_STATE_KEYS = {
+    "adamw": {"step", "exp_avg", "exp_avg_sq"},
+    "adam": {"step", "exp_avg", "exp_avg_sq"},
+    "sgd": {"momentum_buffer"},
+}
+
+
+def _epoch(
+    run: _Run, phase: Phase, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> Iterator[Record]:
+    """The steps of one epoch that are still to do, each a record."""
+    train, position = phase.train, run.position
+    view = position.epochs_before + position.epoch
+    batches = epoch_batches(len(run.splits.train), train.batch_size, seed=run.plan.seed, epoch=view)[
+        position.step :
+    ]
+    mine = [[(item, view) for item in run.engine.share(batch)] for batch in batches]
+    pictures = run.pictures(run.splits.train, train.augmentation)
+    set_training_mode(run.model.trunk, run.backbone.stages, train.stages, batchnorm=train.batchnorm)
+    run.model.head.train()
+    loading = loader(pictures, mine, run.plan.numerics.workers)
+    for batch, (tensors, targets, _) in zip(batches, loading, strict=True):
+        loss = _step(run, phase, network, optimizer, batch, tensors, targets)
+        position = run.position
+        run.position = replace(position, step=position.step + 1, loss_sum=position.loss_sum + loss)
+        run.save_if_due()
+        step = position.epoch * phase.steps_per_epoch + position.step + 1
+        rate = optimizer.param_groups[-1]["lr"]
+        yield records.Stepped(position.phase, position.epoch + 1, step, loss, rate)
+
+
+def _step(
+    run: _Run,
+    phase: Phase,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: list[int],
+    tensors: Tensor,
+    targets: Tensor,
+) -> float:
+    """One optimiser step on this process's part [B, …] of ``batch``; the whole batch's mean loss."""
+    engine, train, position = run.engine, phase.train, run.position
+    step = position.epoch * phase.steps_per_epoch + position.step
+    factor = rate_factor(step, steps=phase.steps, warmup=phase.warmup_steps, schedule=train.schedule)
+    for group, planned in zip(optimizer.param_groups, phase.groups, strict=True):
+        group["lr"] = planned.rate * factor
+    total = torch.zeros((), device=engine.device)
+    parts = list(zip(tensors.chunk(train.accumulate), targets.chunk(train.accumulate), strict=True))
+    with seeded(mix(run.plan.seed, position.phase, step, engine.rank), engine.device):
+        for number, (pictures, truth) in enumerate(parts, start=1):
+            pictures = pictures.to(engine.device, memory_format=torch.channels_last)
+            with engine.gather_only_if(number == len(parts), network):
+                with engine.autocast():
+                    logits = network(pictures)
+                losses = run.splits.task.losses(
+                    logits, truth.to(engine.device), smoothing=train.label_smoothing
+                )
+                # DDP averages gradients over processes; this makes them those of the whole batch.
+                share = losses.sum() / len(batch)
+                engine.accelerator.backward(share * engine.processes)
+                total += share.detach()
+    loss = float(engine.total(total))
+    _refuse_nonfinite(loss, "loss", run, phase, batch)
+    if train.clip is not None:
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(trained, train.clip))
+        _refuse_nonfinite(norm, "gradient norm", run, phase, batch)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss
+
+
+def _refuse_nonfinite(value: float, what: str, run: _Run, phase: Phase, batch: list[int]) -> None:
+    if math.isfinite(value):
+        return
+    ids = [run.splits.train.ids[item] for item in batch]
+    more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+    raise TrainingError(
+        f"The {what} is {value} in phase {phase.train.name!r}, epoch {run.position.epoch + 1}, "
+        f"step {run.position.step + 1} of the epoch. The batch: {', '.join(ids[:8])}{more}. "
+        "The weights before this step are kept in the last checkpoint. Usual cures: a smaller rate "
+        f"(train.lr, now {phase.train.rates.top:g}), train.precision=fp32, train.clip=1.0."
+    )
+
+
+def _validate(run: _Run, phase: Phase) -> Record:
+    """Meet the validation data and move the position past this epoch, keeping the best weights."""
+    position = run.position
+    first = not position.validated
+    epoch = position.epoch if first else position.epoch + 1
+    scores = _validation_scores(run)
+    better = True
+    if scores is not None:
+        loss, accuracy = scores
+        score = -accuracy if phase.train.select == "accuracy" else loss
+        better = math.isfinite(loss) and (position.kept is None or score < position.kept["score"])
+    if scores is not None and better:
+        kept = {"score": score, "loss": loss, "accuracy": accuracy, "epoch": float(epoch)}
+        position = replace(position, kept=kept)
+        run.best = run.changing_values()
+    run.position = replace(
+        position,
+        epoch=epoch,
+        step=0,
+        loss_sum=0.0,
+        validated=True,
+        waited=0 if better else position.waited + 1,
+    )
+    return records.Validated(
+        phase=position.phase,
+        epoch=epoch,
+        step=epoch * phase.steps_per_epoch,
+        loss=scores[0] if scores else None,
+        accuracy=scores[1] if scores else None,
+        best=better,
+        train_loss=None if first or not position.step else position.loss_sum / position.step,
+    )
+
+
+def _validation_scores(run: _Run) -> tuple[float, float] | None:
+    """Mean loss (nats) and accuracy on the validation items; None where there are none."""
+    val = run.splits.val
+    if val is None:
+        return None
+    engine, task = run.engine, run.splits.task
+    sums = torch.zeros(2, dtype=torch.float64)
+    targets = torch.from_numpy(val.targets)
+    for places, logits in forward_batches(
+        run.model,
+        run.pictures(val),
+        engine.device,
+        indices=engine.share(list(range(len(val)))),
+        workers=run.plan.numerics.workers,
+    ):
+        truth = targets[places]
+        sums[0] += task.losses(logits, truth).double().sum()
+        sums[1] += (logits.argmax(1) == truth).sum()
+    loss, accuracy = (engine.total(sums) / len(val)).tolist()
+    return loss, accuracy

@@ -1,0 +1,274 @@
+"""The main job as one straight flow: recipe, backbone, splits, plan, training, bundle.
+
+``train`` and ``resume`` are what people call; ``prepare`` and ``carry_out`` are their two halves for
+whoever wants to see the plan first and watch the records go by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from graft.backbones import load_backbone as load_any_backbone
+from graft.backbones.contract import Backbone
+from graft.bundle import Bundle, load_bundle, make_bundle
+from graft.data import read_splits as read_any_splits
+from graft.data.dataset import Pictures
+from graft.data.items import Splits
+from graft.engine import seeded
+from graft.errors import Interrupted, RunError
+from graft.files import write_json
+from graft.inference import forward_all
+from graft.metrics import score_logits
+from graft.numerics import resolve_device
+from graft.plan import Plan, check, make_plan, needs_validation
+from graft.recipe import Recipe, read_recipe
+from graft.records import Record
+from graft.runs import Log, Run, begin, choose_run, locked, open_run
+from graft.seeds import mix
+from graft.strategies import split_name
+from graft.training import Trained, fit_steps
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before training: the recipe and what it resolved to."""
+
+    recipe: Recipe
+    backbone: Backbone
+    splits: Splits
+    plan: Plan
+
+
+def train(
+    data: Any = None,
+    *,
+    backbone: str | Backbone | None = None,
+    strategy: str | None = None,
+    out: str | Path | None = None,
+    recipe: Recipe | None = None,
+    **settings: Any,
+) -> Bundle:
+    """Adapt ``backbone`` to labelled ``data`` and return the bundle, which is also saved in the run.
+
+    ``data`` is a folder, a table, or arrays (see ``read_splits``). ``settings`` are recipe keys, nested
+    ones with double underscores: ``train__lr=1e-4``. ``out`` is the run's
+    folder (default: a new one in runs/).
+
+    Raises:
+        GraftError: what was asked cannot be done; the message says why and what to do.
+        Interrupted: Ctrl-C; the run was saved, ``resume`` goes on.
+    """
+    if recipe is None:
+        name = backbone if isinstance(backbone, str) else None
+        path = str(data) if isinstance(data, str | Path) else None
+        recipe = read_recipe(backbone=name, strategy=strategy, data__path=path, **settings)
+    run = choose_run(out, recipe)
+    prepared = prepare(recipe, backbone=backbone, data=data)
+    return drain(carry_out(prepared, run))
+
+
+def resume(path: str | Path) -> Bundle:
+    """Go on with an interrupted run; a finished one returns its bundle.
+
+    Raises:
+        RunError: not a run, in use, or its data or weights changed since it began.
+    """
+    run = open_run(path)
+    if run.finished:
+        return load_bundle(run.bundle)
+    return drain(carry_out(prepare_again(run), run))
+
+
+def prepare(recipe: Recipe, *, backbone: str | Backbone | None = None, data: Any = None) -> Prepared:
+    """Load the backbone, refuse what cannot be done, read the data, and make the plan.
+
+    Raises:
+        GraftError: as the recipe, the backbone or the data are at fault.
+    """
+    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
+    check(recipe, loaded)
+    splits = read_splits(recipe, loaded, data)
+    return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits))
+
+
+def prepare_again(run: Run) -> Prepared:
+    """A run's recipe, plan, data and backbone, as they were when it began.
+
+    Raises:
+        RunError: the data or the weights are not what they were.
+    """
+    recipe, plan = run.recipe, run.plan
+    resolve_device(plan.numerics.device)
+    backbone = load_backbone(recipe)
+    if backbone.source.sha256 != plan.weights_sha256:
+        raise RunError(
+            f"The weights of {plan.backbone} are not those that {run.folder} began with; it cannot go on."
+        )
+    splits = read_splits(recipe, backbone, None)
+    run.check_data(splits)
+    return Prepared(recipe, backbone, splits, plan)
+
+
+def load_backbone(recipe: Recipe) -> Backbone:
+    """The recipe's backbone; random weights are a function of the recipe's seed.
+
+    Raises:
+        BackboneError: unknown, or its weights cannot be had.
+    """
+    if split_name(recipe.strategy)[0] == "scratch":
+        library_and_name = recipe.backbone.rpartition(":")[0] or recipe.backbone
+        recipe = recipe.model_copy(update={"backbone": f"{library_and_name}:none", "weights": None})
+    with seeded(mix(recipe.seed, "trunk"), torch.device("cpu")):
+        return load_any_backbone(recipe)
+
+
+def read_splits(recipe: Recipe, backbone: Backbone, data: Any = None) -> Splits:
+    """The labelled data; a validation part is split off only where a step of the plan needs one.
+
+    Raises:
+        DataError: the data is missing or cannot be used.
+    """
+    settings = recipe.data
+    if not needs_validation(recipe, backbone):
+        settings = settings.model_copy(update={"validation": 0.0})
+    return read_any_splits(settings.path if data is None else data, settings, seed=recipe.seed)
+
+
+def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:
+    """Train as planned in the run's folder, yielding records; returns the saved bundle.
+
+    A run that has begun goes on from its last checkpoint. In several processes, the first one writes.
+
+    Raises:
+        GraftError: as ``fit_steps``; RunError where the folder is in use.
+    """
+    main = _is_main()
+    with locked(run) if main else contextlib.nullcontext():
+        if main and not run.begun:
+            begin(run, prepared.recipe, prepared.plan, prepared.splits)
+        steps = fit_steps(
+            prepared.backbone,
+            prepared.splits,
+            prepared.plan,
+            checkpoints=run.checkpoints if run.begun else None,
+        )
+        trained = yield from _logged(steps, run) if main else steps
+        return _conclude(prepared, trained, run if main else None)
+
+
+def drain(steps: Generator[Record, None, T], show: Callable[[Record], None] | None = None) -> T:
+    """Run to the end; Ctrl-C once finishes the step, saves and raises ``Interrupted``."""
+    with _interrupts() as asked:
+        try:
+            record = next(steps)
+            while True:
+                if show is not None:
+                    show(record)
+                if asked.is_set():
+                    steps.throw(Interrupted("Interrupted; the run is saved."))
+                record = next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
+def _logged(steps: Generator[Record, None, Trained], run: Run) -> Generator[Record, None, Trained]:
+    found = run.checkpoints.newest()
+    log = Log(run, found.position.records if found else 0)
+    try:
+        while True:
+            record = next(steps)
+            log.write(record)
+            try:
+                yield record
+            except Interrupted as interrupt:
+                steps.throw(interrupt)
+    except StopIteration as end:
+        trained: Trained = end.value
+        return trained
+    finally:
+        log.close()
+
+
+def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
+    """Measure what came out, and save it."""
+    metrics = measure(prepared, trained)
+    if run is not None:
+        metrics |= _out_of_fold(run)
+    bundle = make_bundle(
+        trained.model,
+        prepared.splits.task,
+        prepared.plan.make_head(),
+        prepared.backbone,
+        plan=json.loads(prepared.plan.to_json()),
+        metrics=metrics,
+    )
+    if run is None:
+        return bundle
+    if not run.bundle.exists():  # else a run killed between its last two files
+        bundle.save(run.bundle)
+    write_json(run.folder / "result.json", metrics)
+    return replace(bundle, path=run.bundle)
+
+
+def measure(prepared: Prepared, trained: Trained) -> dict[str, Any]:
+    """Metrics of the trained model on validation and test data, where there are any."""
+    device = resolve_device(prepared.plan.numerics.device)
+    results: dict[str, Any] = {
+        "seconds": trained.seconds,
+        "frozen_unchanged": trained.frozen_unchanged,
+    }
+    for name, items in prepared.splits.parts():
+        if name == "train" or items.targets is None:
+            continue
+        logits = forward_all(trained.model, Pictures(items, prepared.backbone.preprocess), device)
+        metrics = score_logits(logits.numpy(), items.targets, prepared.splits.task.labels)
+        results["validation" if name == "val" else name] = metrics.to_dict()
+    trained.model.cpu()
+    return results
+
+
+def _out_of_fold(run: Run) -> dict[str, Any]:
+    """What the cross-validation of the solved head said, from the log."""
+    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    solved = [line for line in lines if line["record"] == "solved"]
+    if not solved:
+        return {}
+    return {"probe": {key: solved[-1][key] for key in ("strength", "loss", "accuracy")}}
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one ends the process as usual."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _is_main() -> bool:
+    import os
+
+    return int(os.environ.get("RANK", "0")) == 0

@@ -1,0 +1,120 @@
+"""Imports go one way, and what is slow is imported only where it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "graft"
+
+# From the ground up: a module may import from its own layer and from those before it.
+LAYERS = (
+    {"errors", "seeds"},
+    {"files", "task", "recipe"},
+    {"backbones", "batchnorm", "surgery"},
+    {"data"},
+    {"metrics", "schedule", "steps", "records", "numerics"},
+    {"model", "inference", "probe"},
+    {"strategies", "plan"},
+    {"engine", "checkpoint"},
+    {"training"},
+    {"prediction"},
+    {"bundle"},
+    {"runs", "workflow"},
+    {"demo", "terminal", "catalog_tables"},
+    {"cli"},
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+SERVES_BUNDLES = {"bundle", "prediction", "inference", "model", "metrics"}
+TRAINS = {"training", "plan", "strategies", "checkpoint", "engine", "workflow", "runs"}
+OWNERS = {
+    "timm": {
+        "backbones/timm.py",
+        "backbones/bundled.py",
+        "backbones/catalog.py",
+        "backbones/grouping.py",
+        "backbones/hf.py",
+    },
+    "torchvision": {"backbones/torchvision.py", "backbones/catalog.py", "data/transforms.py"},
+    "accelerate": {"engine.py"},
+    "pyarrow": {"data/table.py"},
+    "sklearn": {"demo.py"},
+    "PIL": {"data/image.py", "data/items.py", "demo.py"},
+    "rich": {"terminal.py", "catalog_tables.py", "cli.py"},
+    "typer": {"cli.py"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {name_of(path) for path in modules()} == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    mine = name_of(path)
+    for imported in imports_of(path):
+        parts = imported.split(".")
+        if parts[0] != "graft" or len(parts) == 1 or parts[1] not in LEVEL:
+            continue
+        assert LEVEL[parts[1]] <= LEVEL[mine], f"{mine} imports {imported}"
+        assert not (mine in SERVES_BUNDLES and parts[1] in TRAINS), f"{mine} imports {imported}"
+
+
+def test_layers_hold_no_cycles_between_modules() -> None:
+    graph = {}
+    for path in modules():
+        names = {name.split(".")[1] for name in imports_of(path) if name.startswith("graft.")}
+        graph.setdefault(name_of(path), set()).update(names & set(LEVEL) - {name_of(path)})
+    # Surgery and the adapters use each other's files: a building block needs the trace, an adapter
+    # the block. Their files hold no cycle (Python would refuse them).
+    graph["surgery"].discard("backbones")
+    done: set[str] = set()
+    while len(done) < len(graph):
+        free = {name for name, needs in graph.items() if name not in done and needs <= done}
+        assert free, f"a cycle among {sorted(set(graph) - done)}"
+        done |= free
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_libraries_are_imported_only_by_their_owners(library: str) -> None:
+    users = {
+        str(path.relative_to(SOURCE))
+        for path in modules()
+        if any(name.split(".")[0] == library for name in imports_of(path))
+    }
+    assert users <= OWNERS[library]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ["torch", "pydantic", "numpy", "PIL", "accelerate", "timm", "torchvision", "rich.table"]
+    code = (
+        "import sys\nsys.argv = ['graft', '--help']\nfrom graft.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print('LOADED', [name for name in {heavy} if name in sys.modules and name != 'rich.table'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED []" in result.stdout, result.stdout + result.stderr

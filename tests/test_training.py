@@ -1,0 +1,340 @@
+"""The loop: what is frozen stays, the best is kept, and a resumed run ends like one never stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from graft import records
+from graft.backbones.contract import Backbone
+from graft.checkpoint import Checkpoints
+from graft.data import read_splits
+from graft.data.items import Splits
+from graft.errors import Interrupted, TrainingError
+from graft.plan import Plan, make_plan
+from graft.recipe import DataSettings, read_recipe
+from graft.records import Record
+from graft.training import Trained, fit, fit_steps
+from small import COLOURS, make_pictures, make_tiny
+
+BASE = {"device": "cpu", "train__precision": "fp32", "train__batch_size": 8, "epochs": 2}
+
+
+def plan_for(backbone: Backbone, splits: Splits, **settings: Any) -> Plan:
+    return make_plan(read_recipe(**(BASE | settings)), backbone, splits)
+
+
+def drain(steps: Any) -> tuple[list[Record], Trained]:
+    found = []
+    while True:
+        try:
+            found.append(next(steps))
+        except StopIteration as end:
+            return found, end.value
+
+
+def tensors_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("strategy", ["probe", "partial:1", "partial:2", "full", "two-phase"])
+@pytest.mark.parametrize("head_init", ["auto", "random"])
+def test_what_is_frozen_is_byte_identical_and_the_rest_moves(
+    backbone: Backbone, splits: Splits, strategy: str, head_init: str
+) -> None:
+    plan = plan_for(backbone, splits, strategy=strategy, head_init=head_init, train__lr=1e-2)
+    before = {name: value.clone() for name, value in backbone.trunk.state_dict().items()}
+    # The last weights, so that what moves is seen whether or not it helped.
+    trained = fit(backbone, replace(splits, val=None), plan)
+    after = trained.model.trunk.state_dict()
+    frozen = {"probe": 3, "partial:1": 2, "partial:2": 1, "full": 0, "two-phase": 0}[strategy]
+    for index, stage in enumerate(backbone.stages):
+        for name in stage.parameters:
+            assert torch.equal(before[name], after[name]) == (index < frozen), name
+    for name in before:
+        if "running" in name or "num_batches" in name:
+            assert torch.equal(before[name], after[name]), name
+    assert tensors_equal(before, backbone.trunk.state_dict()), "the backbone itself was changed"
+
+
+def test_from_scratch_the_statistics_of_batchnorm_train(splits: Splits) -> None:
+    backbone = make_tiny(pretrained=False)
+    plan = plan_for(backbone, splits, strategy="scratch", epochs=1)
+    trained = fit(backbone, replace(splits, val=None), plan)
+    name = "stem.1.running_mean"
+    assert not torch.equal(trained.model.trunk.state_dict()[name], backbone.trunk.state_dict()[name])
+
+
+def test_training_learns(backbone: Backbone, splits: Splits) -> None:
+    found, _ = drain(fit_steps(backbone, splits, plan_for(backbone, splits, epochs=6, train__lr=3e-3)))
+    losses = [record.loss for record in found if isinstance(record, records.Stepped)]
+    assert losses[-1] < losses[0]
+    last = [record for record in found if isinstance(record, records.Validated)][-1]
+    assert last.accuracy is not None
+    assert last.accuracy > 0.6
+
+
+def test_the_start_is_a_candidate_and_ruin_is_not_kept(backbone: Backbone, splits: Splits) -> None:
+    plan = plan_for(backbone, splits, train__lr=50.0, train__clip=None, train__augmentation="none")
+    found, trained = drain(fit_steps(backbone, splits, plan))
+    finished = found[-1]
+    assert isinstance(finished, records.Finished)
+    assert finished.kept_epoch == 0
+    state = trained.model.trunk.state_dict()
+    assert tensors_equal(dict(state), dict(backbone.trunk.state_dict()))
+
+
+@pytest.mark.parametrize("select", ["loss", "accuracy"])
+def test_the_weights_kept_are_those_of_the_best_score(
+    backbone: Backbone, splits: Splits, select: str
+) -> None:
+    plan = plan_for(
+        backbone,
+        splits,
+        strategy="full",
+        epochs=5,
+        train__lr=2e-2,
+        train__select=select,
+        head_init="random",
+    )
+    found, trained = drain(fit_steps(backbone, splits, plan))
+    scores = [record for record in found if isinstance(record, records.Validated)]
+    key = (lambda r: -r.accuracy) if select == "accuracy" else (lambda r: r.loss)
+    best = min(scores, key=key)
+    finished = found[-1]
+    assert isinstance(finished, records.Finished)
+    assert finished.kept_epoch == best.epoch
+    assert [record.best for record in scores].count(True) >= 1
+    logits = logits_of(trained, splits)
+    loss = splits.task.losses(logits, torch.from_numpy(splits.val.targets)).mean()
+    assert float(loss) == pytest.approx(best.loss, rel=1e-4)
+
+
+def logits_of(trained: Trained, splits: Splits) -> torch.Tensor:
+    from graft.data.dataset import Pictures
+    from graft.inference import forward_all
+
+    pictures = Pictures(splits.val, make_tiny().preprocess)
+    return forward_all(trained.model, pictures, torch.device("cpu"))
+
+
+def test_without_validation_data_the_last_weights_are_kept_and_the_plan_says_so(
+    backbone: Backbone, splits: Splits
+) -> None:
+    splits = replace(splits, val=None)
+    plan = plan_for(backbone, splits)
+    assert any("no validation data" in note for note in plan.notes)
+    found, _ = drain(fit_steps(backbone, splits, plan))
+    assert found[-1] == records.Finished(phase=1, kept_epoch=None, epochs=2)
+
+
+def test_early_stopping_ends_a_phase(backbone: Backbone, splits: Splits) -> None:
+    plan = plan_for(backbone, splits, epochs=30, train__lr=50.0, train__clip=None, train__patience=2)
+    found, _ = drain(fit_steps(backbone, splits, plan))
+    finished = found[-1]
+    assert isinstance(finished, records.Finished)
+    assert finished.epochs == 2
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_a_batch_in_parts_gives_what_the_whole_batch_gives(
+    backbone: Backbone, splits: Splits, optimizer: str
+) -> None:
+    # Without dropout, whose masks differ by part.
+    for module in backbone.trunk.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    splits = replace(splits, val=None)
+    results = [
+        fit(
+            backbone,
+            splits,
+            plan_for(backbone, splits, train__accumulate=parts, train__optimizer=optimizer),
+        ).model.state_dict()
+        for parts in (1, 3)
+    ]
+    for name in results[0]:
+        assert torch.allclose(results[0][name], results[1][name], atol=1e-5), name
+
+
+def test_the_same_plan_gives_the_same_bits_and_another_seed_others(
+    backbone: Backbone, splits: Splits
+) -> None:
+    torch.manual_seed(123)
+    one = fit(backbone, splits, plan_for(backbone, splits)).model.state_dict()
+    torch.manual_seed(321)
+    two = fit(backbone, splits, plan_for(backbone, splits)).model.state_dict()
+    other = fit(backbone, splits, plan_for(backbone, splits, seed=1)).model.state_dict()
+    assert tensors_equal(one, two)
+    assert not tensors_equal(one, other)
+
+
+def test_training_leaves_the_callers_random_numbers_alone(backbone: Backbone, splits: Splits) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit(backbone, splits, plan_for(backbone, splits, train__augmentation="standard"))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(backbone: Backbone, splits: Splits) -> None:
+    plan = plan_for(backbone, splits, train__lr=1e30, train__clip=None, epochs=10, head_init="random")
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf).*epoch \d+.*item \d+.*train.lr"):
+        fit(backbone, splits, plan)
+
+
+def test_values_that_are_frozen_but_move_are_found_out(splits: Splits) -> None:
+    class Sly(torch.nn.Module):
+        """Writes to itself in evaluation mode."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 8, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.conv(pictures).mean(dim=(2, 3))
+
+    from graft.backbones import from_module
+
+    backbone = from_module(Sly(), preprocess=make_tiny().preprocess, head=None)
+    with pytest.raises(TrainingError, match="frozen moved"):
+        fit(backbone, splits, plan_for(backbone, splits, strategy="probe"))
+
+
+def test_optimiser_state_survives_into_the_next_phase(backbone: Backbone, splits: Splits) -> None:
+    from graft import training
+
+    seen: list[dict[str, int]] = []
+    original = training._make_optimizer
+
+    def watch(run: Any, phase: Any) -> torch.optim.Optimizer:
+        optimizer = original(run, phase)
+        names = {id(p): name for name, p in run.model.named_parameters()}
+        seen.append({names[id(p)]: int(state["step"]) for p, state in optimizer.state.items()})
+        return optimizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_make_optimizer", watch)
+        fit(backbone, splits, plan_for(backbone, splits, head_init="random"))
+    per_epoch = 3
+    assert seen == [{}, {"head.weight": 5 * per_epoch, "head.bias": 5 * per_epoch}] or seen[1] == {
+        "head.0.weight": 5 * per_epoch,
+        "head.0.bias": 5 * per_epoch,
+    }
+
+
+# ---------------------------------------------------------------------------------------------
+# Exact resume. With 24 items in batches of 8 an epoch has 3 steps. The records of the run, two
+# phases: Started Extracted Solved Finished | Started Validated(0) Step Step Step Validated(1) …
+
+STOPS = {
+    "after the head is solved": lambda r: isinstance(r, records.Solved),
+    "between phases": lambda r: isinstance(r, records.Finished) and r.phase == 0,
+    "before the first step": lambda r: isinstance(r, records.Validated) and r.epoch == 0,
+    "step 1": lambda r: isinstance(r, records.Stepped) and r.step == 1,
+    "mid-epoch": lambda r: isinstance(r, records.Stepped) and r.step == 2,
+    "epoch end, before validation": lambda r: isinstance(r, records.Stepped) and r.step == 3,
+    "after validation": lambda r: isinstance(r, records.Validated) and r.epoch == 1,
+    "second epoch": lambda r: isinstance(r, records.Stepped) and r.step == 5,
+    "the end": lambda r: isinstance(r, records.Finished) and r.phase == 1,
+}
+
+
+def stop_and_resume(backbone: Backbone, splits: Splits, plan: Plan, stop: Any, folder: Path) -> Any:
+    """Stop at the first record for which ``stop`` holds, then go on from the disk alone."""
+    steps = fit_steps(backbone, splits, plan, checkpoints=Checkpoints(folder, "run"))
+    before: list[Record] = []
+    with pytest.raises(Interrupted):
+        for record in steps:
+            before.append(record)
+            if stop(record):
+                steps.throw(Interrupted("stop"))
+    again = fit_steps(make_tiny(), splits, plan, checkpoints=Checkpoints(folder, "run"))
+    after, trained = drain(again)
+    return before, after, trained
+
+
+def told(found: list[Record]) -> list[Record]:
+    kinds = (records.Stepped, records.Validated, records.Solved)
+    return [record for record in found if isinstance(record, kinds)]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train__augmentation": "standard"},
+        {"train__augmentation": "light", "train__accumulate": 2, "train__optimizer": "sgd"},
+        {"head": "mlp", "train__patience": 1},
+    ],
+    ids=["augmented", "accumulated", "mlp"],
+)
+def test_a_resumed_run_ends_bit_for_bit_like_one_never_stopped(
+    backbone: Backbone, splits: Splits, tmp_path: Path, stop: str, settings: dict[str, Any]
+) -> None:
+    plan = plan_for(backbone, splits, train__lr=5e-3, **settings)
+    if "head" in settings and stop == "after the head is solved":
+        stop = "step 1"  # nothing is solved here
+    whole, expected = drain(fit_steps(backbone, splits, plan))
+    before, after, trained = stop_and_resume(backbone, splits, plan, STOPS[stop], tmp_path)
+    assert tensors_equal(trained.model.state_dict(), expected.model.state_dict())
+    solving = stop in ("after the head is solved", "between phases") and "head" not in settings
+    done = [] if solving else told(before)  # solving begins anew
+    assert done + told(after) == told(whole)
+
+
+@pytest.mark.parametrize("stop", ["mid-epoch", "after validation"])
+def test_a_resumed_run_with_workers_ends_the_same(
+    backbone: Backbone, splits: Splits, tmp_path: Path, stop: str
+) -> None:
+    settings = {"train__augmentation": "standard", "train__lr": 5e-3}
+    expected = fit(backbone, splits, plan_for(backbone, splits, **settings))
+    plan = plan_for(backbone, splits, train__workers=2, **settings)
+    _, _, trained = stop_and_resume(backbone, splits, plan, STOPS[stop], tmp_path)
+    assert tensors_equal(trained.model.state_dict(), expected.model.state_dict())
+
+
+def test_a_run_killed_after_any_checkpoint_ends_the_same(
+    backbone: Backbone, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a checkpoint after every step, drop the run at each record without a word."""
+    monkeypatch.setattr("graft.training.SAVE_EVERY", -1.0)
+    plan = plan_for(backbone, splits, train__lr=5e-3)
+    whole, expected = drain(fit_steps(backbone, splits, plan))
+    for kill_at in range(1, len(whole), 3):
+        checkpoints = Checkpoints(tmp_path / str(kill_at), "run")
+        steps = fit_steps(backbone, splits, plan, checkpoints=checkpoints)
+        for _ in range(kill_at):
+            next(steps)
+        steps.close()  # GeneratorExit saves nothing
+        _, trained = drain(fit_steps(backbone, splits, plan, checkpoints=checkpoints))
+        assert tensors_equal(trained.model.state_dict(), expected.model.state_dict()), kill_at
+
+
+def test_the_log_count_of_a_checkpoint_is_the_number_of_records_told(
+    backbone: Backbone, splits: Splits, tmp_path: Path
+) -> None:
+    plan = plan_for(backbone, splits)
+    before, _, _ = stop_and_resume(backbone, splits, plan, STOPS["mid-epoch"], tmp_path / "a")
+    steps = fit_steps(backbone, splits, plan, checkpoints=Checkpoints(tmp_path / "b", "run"))
+    with pytest.raises(Interrupted):
+        for record in steps:
+            if STOPS["mid-epoch"](record):
+                steps.throw(Interrupted("stop"))
+    found = Checkpoints(tmp_path / "b", "run").newest()
+    assert found is not None
+    assert found.position.records == sum(record.logged for record in before)
+
+
+def test_labels_of_one_picture_each_can_be_trained_on(backbone: Backbone) -> None:
+    pictures = [make_pictures(label, 1, seed=0)[0] for label in COLOURS]
+    splits = read_splits((pictures, list(COLOURS)), DataSettings(), seed=0)
+    trained = fit(backbone, splits, plan_for(backbone, splits))
+    assert np.isfinite(trained.seconds)
