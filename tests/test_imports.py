@@ -26,7 +26,7 @@ LAYERS = (
     {"bundle"},
     {"runs", "workflow"},
     {"demo", "terminal", "catalog_tables"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SERVES_BUNDLES = {"bundle", "prediction", "inference", "model", "metrics"}

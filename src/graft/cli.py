@@ -143,9 +143,9 @@ def predict(
 ) -> None:
     """Label pictures, with the probability of every class; unreadable ones are reported."""
     from graft.bundle import load_bundle
-    from graft.terminal import prediction_table, show_problems
     from graft.errors import RecipeError
     from graft.files import write_text
+    from graft.terminal import prediction_table, show_problems
 
     if style not in ("table", "jsonl", "csv"):
         raise RecipeError(f"--format {style!r} is not table, jsonl or csv.")
@@ -193,8 +193,8 @@ def run_demo(
     """Adapt the bundled backbone to scanned digits: probe, fine-tuned, and from scratch."""
     from graft.bundle import load_bundle
     from graft.demo import STRATEGIES, make_demo
-    from graft.terminal import prediction_table, result_table
     from graft.runs import choose_run
+    from graft.terminal import prediction_table, result_table
     from graft.workflow import prepare
 
     console = _console()

@@ -27,7 +27,8 @@ HEADING = """# The contract over every backbone
 Written by `python tests/contract/table.py`. All classification models of torchvision and one model of
 every family of timm, with random weights. What is checked, for each: the classifier is found and
 replaced; the features are [B, D]; stages are in order of execution and hold every parameter exactly
-once; disturbing a stage leaves every activation below bit-identical; a frozen trunk is
+once; disturbing a stage (up to five, spread over the network) changes the features and leaves every
+activation below bit-identical; cut off in the middle it gives the same state; a frozen trunk is
 byte-identical after training steps, buffers included; a partly frozen one below what trains;
 optimiser groups hold what trains exactly once; 1 and 5 input channels work; weights saved and loaded
 into a rebuilt network give equal features.

@@ -19,6 +19,9 @@ from graft.backbones.tracing import Trace
 FEWEST = 3
 """A network is taken apart until it has this many parts worth the name, or no more can be had."""
 
+GIANT = 0.9
+"""A part with more than this share of all numbers is taken apart too."""
+
 Group = tuple[str, ...]
 """Names of parameters."""
 
@@ -73,9 +76,11 @@ class _Unit:
 def _by_structure(module: nn.Module, trace: Trace) -> list[Group]:
     parameters = dict(module.named_parameters())
     units = _expand(module, "", parameters)
-    while sum(not unit.is_leaf for unit in units) < FEWEST:
-        largest = max((u for u in units if not u.is_leaf), key=lambda u: u.size, default=None)
-        if largest is None:
+    total = sum(unit.size for unit in units)
+    while True:
+        parts = [unit for unit in units if not unit.is_leaf]
+        largest = max(parts, key=lambda unit: unit.size, default=None)
+        if largest is None or (len(parts) >= FEWEST and largest.size <= GIANT * total):
             break
         at = units.index(largest)
         child = module.get_submodule(largest.name)
