@@ -2,8 +2,8 @@
 
     python benchmarks/cifar1k.py DATA [--seeds 3] [--out benchmarks/results]
 
-DATA holds train/CLASS and test/CLASS (100 and 200 pictures a class). Every seed runs all strategies and the two
-hand-written loops of the courses, in turn, so that a machine that slows down slows all of them. Seconds
+DATA holds train/CLASS and test/CLASS (100 and 200 pictures a class). Every seed runs all strategies and
+the two hand-written loops of the courses, in turn, so that a machine that slows down slows all. Seconds
 are of the training alone for the loops (their pictures are decoded beforehand) and of everything from
 the data's first byte to the saved bundle for graft. Nothing is chosen on the test part.
 """

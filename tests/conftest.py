@@ -15,7 +15,7 @@ from graft.backbones.contract import Backbone
 from graft.data import read_splits
 from graft.data.items import Splits
 from graft.recipe import DataSettings
-from small import COLOURS, make_pictures, make_tiny, write_pictures
+from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
 
 # Two busy torch threads on a shared machine are far slower than one.
 torch.set_num_threads(1)
@@ -38,3 +38,14 @@ def splits() -> Splits:
     labels = [label for label in COLOURS for _ in range(10)]
     pictures = np.concatenate([make_pictures(label, 10, seed=0) for label in COLOURS])
     return read_splits((list(pictures), labels), DataSettings(), seed=0)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run that came to its end; tests that change it work on a copy."""
+    from graft.workflow import train
+
+    folder = tmp_path_factory.mktemp("finished")
+    photos = write_pictures(folder / "photos", dict.fromkeys(COLOURS, 10))
+    train(photos, out=folder / "run", **SETTINGS)
+    return folder / "run"

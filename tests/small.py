@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,14 @@ from graft.backbones.assembly import Request
 from graft.backbones.contract import Backbone, Preprocess
 
 TINY = Preprocess(size=(8, 8), resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)
+# What a short run on the tiny network asks for.
+SETTINGS: dict[str, Any] = {
+    "backbone": "tiny/net",
+    "device": "cpu",
+    "train__precision": "fp32",
+    "train__batch_size": 8,
+    "epochs": 2,
+}
 COLOURS = {"blue": (60, 90, 190), "green": (70, 180, 80), "red": (190, 80, 70)}
 
 

@@ -17,7 +17,7 @@ LAYERS = (
     {"files", "task", "recipe"},
     {"backbones", "batchnorm", "surgery"},
     {"data"},
-    {"metrics", "schedule", "steps", "records", "numerics"},
+    {"metrics", "schedule", "steps", "records", "numerics", "progress"},
     {"model", "inference", "probe"},
     {"strategies", "plan"},
     {"engine", "checkpoint"},
@@ -44,7 +44,7 @@ OWNERS = {
     "pyarrow": {"data/table.py"},
     "sklearn": {"demo.py"},
     "PIL": {"data/image.py", "data/items.py", "demo.py"},
-    "rich": {"terminal.py", "catalog_tables.py", "cli.py"},
+    "rich": {"terminal.py", "catalog_tables.py", "cli.py", "progress.py", "workflow.py"},
     "typer": {"cli.py"},
 }
 

@@ -31,6 +31,7 @@ from graft.metrics import Metrics
 from graft.model import Head, Model
 from graft.numerics import resolve_device
 from graft.prediction import Predictions, evaluate_items, predict_items
+from graft.recipe import DataSettings
 from graft.seeds import mix
 from graft.task import Task
 
@@ -61,26 +62,30 @@ class Bundle:
         """The classes, in the order of the logits."""
         return self.task.labels
 
-    def predict(self, data: Any, *, device: str = "auto") -> Predictions:
+    def predict(
+        self, data: Any, *, device: str = "auto", settings: DataSettings | None = None
+    ) -> Predictions:
         """Labels and probabilities of pictures: a path, several paths, folders, or arrays.
 
-        Unreadable files are reported in the result, and the others done.
+        Unreadable files are reported in the result, and the others done. ``settings`` say how data is
+        read, as in a recipe.
 
         Raises:
             DataError: a path does not exist, or no picture is found.
         """
-        return predict_items(self.model, self.task, self.preprocess, data, device=resolve_device(device))
+        return predict_items(
+            self.model, self.task, self.preprocess, data, resolve_device(device), settings or DataSettings()
+        )
 
-    def evaluate(self, data: Any, *, device: str = "auto") -> Metrics:
+    def evaluate(self, data: Any, *, device: str = "auto", settings: DataSettings | None = None) -> Metrics:
         """How good the bundle is on labelled pictures: a folder of class folders, a table, arrays.
 
         Raises:
             DataError: the data cannot be read, or has a class that the bundle does not know.
         """
-        metrics, _ = evaluate_items(
-            self.model, self.task, self.preprocess, data, device=resolve_device(device)
+        return evaluate_items(
+            self.model, self.task, self.preprocess, data, resolve_device(device), settings or DataSettings()
         )
-        return metrics
 
     def save(self, folder: str | Path) -> Path:
         """Write the bundle to ``folder``, which must not exist yet; it appears when it is whole.

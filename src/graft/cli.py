@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,24 +82,35 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Adapt a backbone to labelled pictures: shows the plan, trains, and writes a bundle."""
+    from graft.progress import reading
     from graft.runs import choose_run
     from graft.workflow import prepare
 
     asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
     run = choose_run(out, asked)
-    _follow(partial(prepare, asked), run, as_json=as_json)
+    console = _console(stderr=as_json)
+    with reading(console) as told:
+        prepared = prepare(asked, progress=told)
+    _follow(prepared, run, console, as_json=as_json)
 
 
 @app.command()
 def resume(run: RunFolder, as_json: Json = False) -> None:
     """Go on with a run that was interrupted; it ends as if it had never been."""
+    from graft.bundle import load_bundle
+    from graft.progress import reading
     from graft.runs import open_run
     from graft.workflow import prepare_again
 
     found = open_run(run)
+    console = _console(stderr=as_json)
     if found.finished:
-        _console(stderr=True).print(f"{found.folder} is finished; nothing is left to do.")
-    _follow(partial(prepare_again, found), found, as_json=as_json)
+        console.print(f"{found.folder} is finished; nothing is left to do.")
+        _show_result(load_bundle(found.bundle), found, console, as_json=as_json)
+        return
+    with reading(console) as told:
+        prepared = prepare_again(found, progress=told)
+    _follow(prepared, found, console, as_json=as_json)
 
 
 @app.command("plan")
@@ -118,12 +127,14 @@ def show_planned(
     as_json: Json = False,
 ) -> None:
     """Show exactly what training would do, without doing it."""
+    from graft.progress import reading
     from graft.terminal import show_plan, show_problems
     from graft.workflow import prepare
 
     asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
-    prepared = prepare(asked)
     console = _console(stderr=as_json)
+    with reading(console) as told:
+        prepared = prepare(asked, progress=told)
     show_problems(console, prepared.splits.problems)
     show_plan(console, prepared.plan)
     if as_json:
@@ -137,7 +148,9 @@ def predict(
     style: Annotated[
         str, typer.Option("--format", help="table, jsonl or csv.", metavar="FORMAT")
     ] = "table",
-    output: Annotated[Path | None, typer.Option(help="File to write instead of the screen.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write in place of the screen.")] = None,
+    recipe: RecipeFile = None,
+    settings: Set = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -145,14 +158,16 @@ def predict(
     from graft.bundle import load_bundle
     from graft.errors import RecipeError
     from graft.files import write_text
+    from graft.recipe import read_recipe
     from graft.terminal import prediction_table, show_problems
 
     if style not in ("table", "jsonl", "csv"):
         raise RecipeError(f"--format {style!r} is not table, jsonl or csv.")
-    found = load_bundle(run).predict(pictures, device=device or "auto")
+    asked = read_recipe(recipe, settings or (), device=device)
+    found = load_bundle(run).predict(pictures, device=asked.device, settings=asked.data)
     text = found.to_jsonl() if style == "jsonl" else found.to_csv()
-    if output is not None:
-        write_text(output, text)
+    if out is not None:
+        write_text(out, text)
     elif as_json:
         _print_json({"predictions": [row.to_dict() for row in found]})
     elif style == "table":
@@ -169,17 +184,23 @@ def predict(
 def evaluate(
     run: RunFolder,
     data: Annotated[str, typer.Argument(help="Folder of class folders, or a table of paths.")],
+    recipe: RecipeFile = None,
+    settings: Set = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on labelled pictures."""
     from graft.bundle import load_bundle
+    from graft.recipe import read_recipe
     from graft.terminal import metrics_tables
 
-    metrics = load_bundle(run).evaluate(data, device=device or "auto").to_dict()
+    asked = read_recipe(recipe, settings or (), device=device)
+    metrics = load_bundle(run).evaluate(data, device=asked.device, settings=asked.data).to_dict()
     if as_json:
         _print_json(metrics)
         return
+    for problem in metrics["problems"]:
+        _console(stderr=True).print(f"Data  {problem}", markup=False)
     for table in metrics_tables(metrics):
         _console().print(table)
 
@@ -189,6 +210,7 @@ def run_demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the runs.")] = Path("demo"),
     seed: Seed = None,
     device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Adapt the bundled backbone to scanned digits: probe, fine-tuned, and from scratch."""
     from graft.bundle import load_bundle
@@ -197,20 +219,22 @@ def run_demo(
     from graft.terminal import prediction_table, result_table
     from graft.workflow import prepare
 
-    console = _console()
+    console = _console(stderr=as_json)
     shown = make_demo(out)
     console.print(f"Scanned digits of scikit-learn as a folder of pictures: {shown.pictures}\n")
     rows = []
     for name, strategy in STRATEGIES.items():
         asked = shown.recipe(strategy, seed=seed or 0, device=device or "auto")
         run = choose_run(shown.run_folder(strategy), asked)
-        bundle = _carry_out(partial(prepare, asked), run, console)
+        bundle = _carry_out(prepare(asked), run, console)
         rows.append((name, {key: bundle.metrics[key] for key in ("test", "seconds")}))
     console.print(result_table(rows))
     kept = shown.run_folder(STRATEGIES["fine-tuned"]) / "bundle"
     console.print(f"\nThe fine-tuned bundle is {kept}. Five test pictures:")
     console.print(prediction_table(load_bundle(kept).predict(shown.examples())))
     console.print(f"\nNow your own: graft train photos/   then: graft predict {kept} picture.jpg")
+    if as_json:
+        _print_json({"results": dict(rows), "bundle": str(kept)})
 
 
 @app.command()
@@ -286,12 +310,14 @@ def _recipe(
     )
 
 
-def _follow(begin: Callable[[], Prepared], run: Run, *, as_json: bool) -> None:
+def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) -> None:
     """Carry out a run before a person's eyes, and show what came out."""
+    _show_result(_carry_out(prepared, run, console), run, console, as_json=as_json)
+
+
+def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -> None:
     from graft.terminal import result_table
 
-    console = _console(stderr=as_json)
-    bundle = _carry_out(begin, run, console)
     if as_json:
         folder = str(run.folder)
         _print_json({"run": folder, "bundle": str(bundle.path), **bundle.metrics})
@@ -300,22 +326,28 @@ def _follow(begin: Callable[[], Prepared], run: Run, *, as_json: bool) -> None:
     console.print(f"The bundle is {bundle.path}; the run, {run.folder}.")
 
 
-def _carry_out(begin: Callable[[], Prepared], run: Run, console: Console) -> Bundle:
-    from graft.terminal import progress, show_plan, show_problems
+def _carry_out(prepared: Prepared, run: Run, console: Console) -> Bundle:
+    from graft.progress import training
+    from graft.terminal import show_plan, show_problems
     from graft.workflow import carry_out, drain
 
-    prepared = begin()
     show_problems(console, prepared.splits.problems)
     show_plan(console, prepared.plan)
-    with progress(console) as show:
+    with training(console) as show:
         return drain(carry_out(prepared, run), show)
 
 
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, quiet=not _speaks())
+
+
+def _speaks() -> bool:
+    """Whether this is the only process, or the first of several."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _print_json(values: dict[str, Any]) -> None:
-    print(json.dumps(values, indent=2, allow_nan=False))
+    if _speaks():
+        print(json.dumps(values, indent=2, allow_nan=False))

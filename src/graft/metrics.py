@@ -27,7 +27,7 @@ class Metrics:
     """Quality of predictions on ``n`` items.
 
     ``accuracy``: share decided rightly. ``balanced_accuracy``: mean recall of the classes present.
-    ``loss``: mean cross-entropy in nats.
+    ``loss``: mean cross-entropy in nats. ``problems``: what was odd about the data, in sentences.
     """
 
     n: int
@@ -36,6 +36,7 @@ class Metrics:
     loss: float
     per_class: dict[str, ClassMetrics]
     confusion: tuple[tuple[int, ...], ...]  # rows: the truth, columns: the decision
+    problems: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,14 +102,19 @@ class Predictions(Sequence[Prediction]):
 
 
 def predict_items(
-    model: nn.Module, task: Task, preprocess: Preprocess, data: Any, *, device: torch.device
+    model: nn.Module,
+    task: Task,
+    preprocess: Preprocess,
+    data: Any,
+    device: torch.device,
+    settings: DataSettings,
 ) -> Predictions:
     """Predictions for paths, folders or arrays.
 
     Raises:
         DataError: a path does not exist, or no picture is found.
     """
-    items, faults, problems = read_items(data)
+    items, faults, problems = read_items(data, _for_network(settings, preprocess))
     if not items and not faults:
         raise DataError("\n".join(map(str, problems)) or "No picture was named.")
     logits = forward_all(model, Pictures(items, preprocess), device) if len(items) else None
@@ -125,17 +130,28 @@ def _decide(name: str, row: list[float], task: Task) -> Prediction:
 
 
 def evaluate_items(
-    model: nn.Module, task: Task, preprocess: Preprocess, data: Any, *, device: torch.device
-) -> tuple[Metrics, tuple[Problem, ...]]:
-    """Metrics on labelled data, and what was odd about the data.
+    model: nn.Module,
+    task: Task,
+    preprocess: Preprocess,
+    data: Any,
+    device: torch.device,
+    settings: DataSettings,
+) -> Metrics:
+    """Metrics on labelled data, with what was odd about the data.
 
     Raises:
         DataError: the data cannot be read, or has a class that ``task`` does not know.
     """
-    items, problems = read_labelled(data, DataSettings(), task)
+    items, problems = read_labelled(data, _for_network(settings, preprocess), task)
     assert items.targets is not None
     logits = forward_all(model, Pictures(items, preprocess), device)
-    return score_logits(logits.numpy(), np.asarray(items.targets), task.labels), problems
+    metrics = score_logits(logits.numpy(), np.asarray(items.targets), task.labels)
+    return replace(metrics, problems=tuple(map(str, problems)))
+
+
+def _for_network(settings: DataSettings, preprocess: Preprocess) -> DataSettings:
+    """Pictures are read with as many channels as the network takes."""
+    return settings.model_copy(update={"channels": preprocess.channels})
 
 
 def _plain(text: str) -> str:

@@ -1,24 +1,21 @@
-"""What a person sees in the terminal: plan, progress and results, as tables.
+"""What a person sees in the terminal: plan and results, as tables.
 
 Names from data are shown as text, never as markup.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from graft import records
 from graft.data.items import Problem
 from graft.plan import Phase, Plan
 from graft.prediction import Predictions
-from graft.records import Record
+from graft.progress import percent
 from graft.steps import Solve
 
 
@@ -110,52 +107,6 @@ def show_problems(console: Console, problems: Iterable[Problem]) -> None:
         console.print(f"[yellow]Data[/]  {escape(str(problem))}")
 
 
-@contextlib.contextmanager
-def progress(console: Console) -> Iterator[Callable[[Record], None]]:
-    """A function that shows records as a progress bar for each phase."""
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=console,
-    )
-    with bars:
-        yield _Bars(bars).show
-
-
-class _Bars:
-    """One bar for each phase, told by records."""
-
-    def __init__(self, bars: Progress) -> None:
-        self.bars = bars
-        self.task = bars.add_task("reading", total=None, state="", visible=False)
-
-    def show(self, record: Record) -> None:
-        if isinstance(record, records.Started):
-            name = f"{record.phase + 1} {escape(record.name)}"
-            self.task = self.bars.add_task(name, total=record.total, completed=record.done, state="")
-        elif isinstance(record, records.Extracted):
-            self.bars.update(self.task, total=record.total, completed=record.done)
-        elif isinstance(record, records.Stepped):
-            self.bars.update(self.task, advance=1)
-        elif isinstance(record, records.Finished):
-            task = self.bars.tasks[self.task]
-            self.bars.update(self.task, total=task.completed)
-        else:
-            self.bars.update(self.task, state=_state(record))
-
-
-def _state(record: Record) -> str:
-    if isinstance(record, records.Solved) and record.accuracy is not None:
-        return f"out of fold {_percent(record.accuracy)}"
-    if isinstance(record, records.Validated) and record.accuracy is not None:
-        mark = " (best so far)" if record.best else ""
-        return f"epoch {record.epoch}: validation {_percent(record.accuracy)}{mark}"
-    return ""
-
-
 def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
     """Named results beside each other: where each number was measured, and how good it is."""
     table = Table("Model", "Measured on", "Items", "Accuracy", "Loss", "Seconds")
@@ -163,7 +114,7 @@ def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
         seconds = f"{metrics['seconds']:.1f}" if "seconds" in metrics else ""
         for place, found in _scores(metrics):
             items = f"{found['n']:,}" if "n" in found else ""
-            accuracy, loss = _percent(found["accuracy"]), f"{found['loss']:.3f}"
+            accuracy, loss = percent(found["accuracy"]), f"{found['loss']:.3f}"
             table.add_row(escape(name), place, items, accuracy, loss, seconds)
             name = seconds = ""
     return table
@@ -185,14 +136,14 @@ def metrics_tables(metrics: dict[str, Any]) -> Iterator[Table]:
     totals = Table("Items", "Accuracy", "Balanced", "Loss")
     totals.add_row(
         f"{metrics['n']:,}",
-        _percent(metrics["accuracy"]),
-        _percent(metrics["balanced_accuracy"]),
+        percent(metrics["accuracy"]),
+        percent(metrics["balanced_accuracy"]),
         f"{metrics['loss']:.3f}",
     )
     yield totals
     table = Table("Class", "Items", "Precision", "Recall", "F1")
     for label, found in sorted(metrics["per_class"].items(), key=lambda entry: entry[1]["f1"]):
-        shares = [_percent(found[key]) for key in ("precision", "recall", "f1")]
+        shares = [percent(found[key]) for key in ("precision", "recall", "f1")]
         table.add_row(escape(label), f"{found['n']:,}", *shares)
     yield table
 
@@ -205,11 +156,7 @@ def prediction_table(predictions: Predictions, most: int = 3) -> Table:
             table.add_row(escape(row.id), "[red]unreadable[/]", "", escape(row.error or ""))
             continue
         ranked = sorted(row.probabilities.items(), key=lambda entry: -entry[1])
-        others = ", ".join(f"{label} {_percent(share)}" for label, share in ranked[1:most])
+        others = ", ".join(f"{label} {percent(share)}" for label, share in ranked[1:most])
         label, share = ranked[0]
-        table.add_row(escape(row.id), escape(label), _percent(share), escape(others))
+        table.add_row(escape(row.id), escape(label), percent(share), escape(others))
     return table
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

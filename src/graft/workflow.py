@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from rich.console import Console
 
 from graft.backbones import load_backbone as load_any_backbone
 from graft.backbones.contract import Backbone
@@ -23,6 +24,7 @@ from graft.bundle import Bundle, load_bundle, make_bundle
 from graft.data import read_splits as read_any_splits
 from graft.data.dataset import Pictures
 from graft.data.items import Splits
+from graft.data.scan import Progress
 from graft.engine import seeded
 from graft.errors import Interrupted, RunError
 from graft.files import write_json
@@ -30,6 +32,7 @@ from graft.inference import forward_all
 from graft.metrics import score_logits
 from graft.numerics import resolve_device
 from graft.plan import Plan, check, make_plan, needs_validation
+from graft.progress import reading, training
 from graft.recipe import Recipe, read_recipe
 from graft.records import Record
 from graft.runs import Log, Run, begin, choose_run, locked, open_run
@@ -57,29 +60,39 @@ def train(
     strategy: str | None = None,
     out: str | Path | None = None,
     recipe: Recipe | None = None,
+    quiet: bool = False,
     **settings: Any,
 ) -> Bundle:
     """Adapt ``backbone`` to labelled ``data`` and return the bundle, which is also saved in the run.
 
     ``data`` is a folder, a table, or arrays (see ``read_splits``). ``settings`` are recipe keys, nested
-    ones with double underscores: ``train__lr=1e-4``. ``out`` is the run's
-    folder (default: a new one in runs/).
+    ones with double underscores: ``train__lr=1e-4``. ``out`` is the run's folder (default: a new one in
+    runs/). Progress is shown on standard error unless ``quiet``.
 
     Raises:
         GraftError: what was asked cannot be done; the message says why and what to do.
         Interrupted: Ctrl-C; the run was saved, ``resume`` goes on.
     """
     if recipe is None:
-        name = backbone if isinstance(backbone, str) else None
+        name = backbone.source.id if isinstance(backbone, Backbone) else backbone
         path = str(data) if isinstance(data, str | Path) else None
         recipe = read_recipe(backbone=name, strategy=strategy, data__path=path, **settings)
     run = choose_run(out, recipe)
-    prepared = prepare(recipe, backbone=backbone, data=data)
-    return drain(carry_out(prepared, run))
+    own = backbone if isinstance(backbone, Backbone) else None
+    console = Console(stderr=True, quiet=quiet)
+    with reading(console) as told:
+        prepared = prepare(recipe, backbone=own, data=data, progress=told)
+    with training(console) as show:
+        return drain(carry_out(prepared, run), show)
 
 
-def resume(path: str | Path) -> Bundle:
+def resume(
+    path: str | Path, *, backbone: Backbone | None = None, data: Any = None, quiet: bool = False
+) -> Bundle:
     """Go on with an interrupted run; a finished one returns its bundle.
+
+    ``backbone`` and ``data`` are needed where the run began with values of Python's in place of an id
+    and a path.
 
     Raises:
         RunError: not a run, in use, or its data or weights changed since it began.
@@ -87,35 +100,58 @@ def resume(path: str | Path) -> Bundle:
     run = open_run(path)
     if run.finished:
         return load_bundle(run.bundle)
-    return drain(carry_out(prepare_again(run), run))
+    prepared = prepare_again(run, backbone=backbone, data=data)
+    with training(Console(stderr=True, quiet=quiet)) as show:
+        return drain(carry_out(prepared, run), show)
 
 
-def prepare(recipe: Recipe, *, backbone: str | Backbone | None = None, data: Any = None) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    *,
+    backbone: Backbone | None = None,
+    data: Any = None,
+    progress: Progress | None = None,
+) -> Prepared:
     """Load the backbone, refuse what cannot be done, read the data, and make the plan.
+
+    ``backbone`` and ``data`` stand in for what the recipe names; ``progress`` is called with (pictures
+    read, all of them).
 
     Raises:
         GraftError: as the recipe, the backbone or the data are at fault.
     """
-    loaded = backbone if isinstance(backbone, Backbone) else load_backbone(recipe)
+    loaded = load_backbone(recipe) if backbone is None else backbone
     check(recipe, loaded)
-    splits = read_splits(recipe, loaded, data)
+    splits = read_splits(recipe, loaded, data, progress)
     return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits))
 
 
-def prepare_again(run: Run) -> Prepared:
+def prepare_again(
+    run: Run,
+    *,
+    backbone: Backbone | None = None,
+    data: Any = None,
+    progress: Progress | None = None,
+) -> Prepared:
     """A run's recipe, plan, data and backbone, as they were when it began.
 
     Raises:
-        RunError: the data or the weights are not what they were.
+        RunError: the data or the weights are not what they were, or only Python has them.
     """
     recipe, plan = run.recipe, run.plan
+    if data is None and not recipe.data.path:
+        raise RunError(f"{run.folder} was trained on arrays; go on with graft.resume(path, data=...).")
+    if backbone is None and recipe.backbone.startswith("plain/"):
+        raise RunError(
+            f"{run.folder} trains a module of your own; go on with graft.resume(path, backbone=...)."
+        )
     resolve_device(plan.numerics.device)
-    backbone = load_backbone(recipe)
+    backbone = load_backbone(recipe) if backbone is None else backbone
     if backbone.source.sha256 != plan.weights_sha256:
         raise RunError(
             f"The weights of {plan.backbone} are not those that {run.folder} began with; it cannot go on."
         )
-    splits = read_splits(recipe, backbone, None)
+    splits = read_splits(recipe, backbone, data, progress)
     run.check_data(splits)
     return Prepared(recipe, backbone, splits, plan)
 
@@ -133,7 +169,12 @@ def load_backbone(recipe: Recipe) -> Backbone:
         return load_any_backbone(recipe)
 
 
-def read_splits(recipe: Recipe, backbone: Backbone, data: Any = None) -> Splits:
+def read_splits(
+    recipe: Recipe,
+    backbone: Backbone,
+    data: Any = None,
+    progress: Progress | None = None,
+) -> Splits:
     """The labelled data; a validation part is split off only where a step of the plan needs one.
 
     Raises:
@@ -142,7 +183,7 @@ def read_splits(recipe: Recipe, backbone: Backbone, data: Any = None) -> Splits:
     settings = recipe.data
     if not needs_validation(recipe, backbone):
         settings = settings.model_copy(update={"validation": 0.0})
-    return read_any_splits(settings.path if data is None else data, settings, seed=recipe.seed)
+    return read_any_splits(settings.path if data is None else data, settings, recipe.seed, progress)
 
 
 def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:

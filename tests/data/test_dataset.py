@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_changed_file_is_named(pictures: Pictures) -> None:
 
 
 def test_pixel_cap_is_carried(pictures: Pictures) -> None:
-    small = Pictures(pictures.items, HOW, max_pixels=63)
+    small = Pictures(replace(pictures.items, max_pixels=63), HOW)
     with pytest.raises(DataError, match="max_megapixels"):
         small[0]
 

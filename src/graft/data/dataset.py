@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from graft.data.image import MAX_PIXELS, UnreadableImage, decode
+from graft.data.image import UnreadableImage, decode
 from graft.data.transforms import Preset, augment, preprocess
 from graft.errors import DataError, GraftError
 
@@ -52,7 +52,6 @@ class Pictures(Dataset[Any]):
     preprocess: Preprocess
     preset: Preset = "none"
     seed: int = 0
-    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.items)
@@ -72,7 +71,7 @@ class Pictures(Dataset[Any]):
         try:
             return decode(
                 self.items.sources[number],
-                max_pixels=self.max_pixels,
+                max_pixels=self.items.max_pixels,
                 channels=self.preprocess.channels,
             )
         except UnreadableImage as error:

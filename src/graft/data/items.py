@@ -51,13 +51,15 @@ class Items:
     ``sources``: what to decode. ``ids``: unique and safe to print or write as JSON: the path below
     the root with forward slashes, or "item 17" for arrays. ``targets``: int64 [N] indices into the
     task's labels; None where there are no labels. ``digests``: sha256 of the content, in hex: of
-    the file's bytes, or of the pixels of an array.
+    the file's bytes, or of the pixels of an array. ``max_pixels``: the limit under which they were
+    read, and will be read again.
     """
 
     sources: tuple[Source, ...]
     ids: tuple[str, ...]
     targets: NDArray[np.int64] | None
     digests: tuple[str, ...]
+    max_pixels: int = 80_000_000
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -66,6 +68,7 @@ class Items:
         """The items at ``indices``, in that order."""
         picked = [int(index) for index in indices]
         return Items(
+            max_pixels=self.max_pixels,
             sources=tuple(self.sources[i] for i in picked),
             ids=tuple(self.ids[i] for i in picked),
             targets=None if self.targets is None else self.targets[picked],

@@ -31,7 +31,7 @@ from graft.data.items import (
     order_labels,
     show,
 )
-from graft.data.scan import Progress, Scanned, scan_rows, set_aside
+from graft.data.scan import Progress, Scanned, max_pixels_of, scan_rows, set_aside
 from graft.data.table import TABLES, list_table
 from graft.data.validation import split_off
 from graft.errors import DataError, suggest
@@ -68,7 +68,7 @@ def read_splits(
     good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     task, empty = _make_task(data, listing, good)
     parts = {
-        split: _make_items([each for each in good if each.row.split in names], task)
+        split: _make_items([each for each in good if each.row.split in names], task, settings)
         for split, names in (("train", ("", "train")), ("val", ("val",)), ("test", ("test",)))
     }
     parts, single = _with_validation(parts, task, settings.validation, seed)
@@ -108,7 +108,7 @@ def read_labelled(
     listing = _held_out(_list_labelled(data, settings, needs), data)
     good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     _check_known([each.row for each in good], task, "the model")
-    items = _make_items(good, task)
+    items = _make_items(good, task, settings)
     return items, (*listing.problems, *bad, *find_contradictions({"test": items}, task))
 
 
@@ -134,7 +134,7 @@ def read_items(
     scanned = scan_rows(list(rows.values()), settings, progress)
     good = [each for each in scanned if not each.fault]
     faults = tuple(Fault(each.row.id, each.fault) for each in scanned if each.fault)
-    return _make_items(good, None), faults, tuple(problems)
+    return _make_items(good, None, settings), faults, tuple(problems)
 
 
 def _list_source(source: Any, number: int) -> Listing:
@@ -210,10 +210,11 @@ def _check_known(rows: Sequence[Row], task: Task, whose: str) -> None:
         )
 
 
-def _make_items(scanned: Sequence[Scanned], task: Task | None) -> Items:
+def _make_items(scanned: Sequence[Scanned], task: Task | None, settings: DataSettings) -> Items:
     number = {} if task is None else {label: i for i, label in enumerate(task.labels)}
     targets = [number[str(each.row.label)] for each in scanned] if task is not None else None
     return Items(
+        max_pixels=max_pixels_of(settings),
         sources=tuple(each.row.source for each in scanned),
         ids=tuple(each.row.id for each in scanned),
         targets=None if targets is None else np.array(targets, dtype=np.int64),

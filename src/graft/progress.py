@@ -1,0 +1,77 @@
+"""Progress bars: one for the reading of the data, one for each phase, told by records."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from graft import records
+from graft.records import Record
+
+
+@contextlib.contextmanager
+def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A function of (pictures read, all of them) that shows a bar, gone when the block ends."""
+    bars = _bars(console, transient=True)
+    task = bars.add_task("reading pictures", total=None, state="")
+    with bars:
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def training(console: Console) -> Iterator[Callable[[Record], None]]:
+    """A function that shows records as a progress bar for each phase."""
+    with _bars(console) as bars:
+        yield _Bars(bars).show
+
+
+def _bars(console: Console, *, transient: bool = False) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=console,
+        transient=transient,
+    )
+
+
+class _Bars:
+    """One bar for each phase, told by records."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.task = bars.add_task("reading", total=None, state="", visible=False)
+
+    def show(self, record: Record) -> None:
+        if isinstance(record, records.Started):
+            name = f"{record.phase + 1} {escape(record.name)}"
+            self.task = self.bars.add_task(name, total=record.total, completed=record.done, state="")
+        elif isinstance(record, records.Extracted):
+            self.bars.update(self.task, total=record.total, completed=record.done)
+        elif isinstance(record, records.Stepped):
+            self.bars.update(self.task, advance=1)
+        elif isinstance(record, records.Finished):
+            task = self.bars.tasks[self.task]
+            self.bars.update(self.task, total=task.completed)
+        else:
+            self.bars.update(self.task, state=_state(record))
+
+
+def _state(record: Record) -> str:
+    if isinstance(record, records.Solved) and record.accuracy is not None:
+        return f"out of fold {percent(record.accuracy)}"
+    if isinstance(record, records.Validated) and record.accuracy is not None:
+        mark = " (best so far)" if record.best else ""
+        return f"epoch {record.epoch}: validation {percent(record.accuracy)}{mark}"
+    return ""
+
+
+def percent(share: float) -> str:
+    """A share of one, as percent with one decimal."""
+    return f"{100 * share:.1f} %"

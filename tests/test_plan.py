@@ -1,0 +1,207 @@
+"""A plan says exactly what will happen: nothing is forgotten, nothing happens twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graft.backbones.contract import Backbone
+from graft.data import read_splits
+from graft.data.items import Splits
+from graft.errors import DataError, RecipeError
+from graft.model import make_model
+from graft.plan import Phase, Plan, check, make_plan, needs_validation
+from graft.recipe import DataSettings, read_recipe
+from graft.steps import Solve
+from small import COLOURS, make_pictures, make_tiny
+
+STRATEGIES = ["probe", "partial:1", "partial:2", "partial:3", "full", "two-phase", "scratch"]
+TINY = {name: make_tiny(pretrained=name == "pretrained") for name in ("pretrained", "random")}
+
+
+def small_splits(each: int = 2) -> Splits:
+    labels = [label for label in COLOURS for _ in range(each)]
+    pictures = [picture for label in COLOURS for picture in make_pictures(label, each, seed=0)]
+    return read_splits((pictures, labels), DataSettings(validation=0.0))
+
+
+SPLITS = small_splits()
+
+
+def plan_for(backbone: Backbone, splits: Splits = SPLITS, **settings: Any) -> Plan:
+    return make_plan(read_recipe(device="cpu", **settings), backbone, splits)
+
+
+def phases_of(plan: Plan) -> list[Phase]:
+    return [phase for phase in plan.phases if isinstance(phase, Phase)]
+
+
+def backbone_for(strategy: str) -> Backbone:
+    return TINY["random" if strategy == "scratch" else "pretrained"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_groups_hold_what_trains_exactly_once_and_nothing_else(strategy: str, head: str) -> None:
+    backbone = backbone_for(strategy)
+    plan = plan_for(backbone, strategy=strategy, head=head)
+    model = make_model(backbone, plan.make_head(), seed=0)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    for phase in phases_of(plan):
+        names = [name for group in phase.groups for name in group.parameters]
+        stages = {stage.name: stage.parameters for stage in backbone.stages}
+        expected = {f"trunk.{name}" for stage in phase.train.stages for name in stages[stage]}
+        expected |= {name for name in sizes if name.startswith("head.")}
+        assert len(names) == len(set(names))
+        assert set(names) == expected
+        assert set(phase.frozen) | set(phase.train.stages) == set(stages)
+        assert not set(phase.frozen) & set(phase.train.stages)
+        assert sum(group.count for group in phase.groups) == sum(sizes[name] for name in expected)
+        settings = [(group.rate, group.weight_decay) for group in phase.groups]
+        assert len(settings) == len(set(settings))
+
+
+@pytest.mark.parametrize("strategy", ["full", "scratch", "two-phase"])
+def test_biases_and_norms_do_not_decay_and_all_weights_do(strategy: str) -> None:
+    backbone = backbone_for(strategy)
+    plan = plan_for(backbone, strategy=strategy, train__weight_decay=0.1)
+    model = make_model(backbone, plan.make_head(), seed=0)
+    dimensions = {name: parameter.dim() for name, parameter in model.named_parameters()}
+    for group in phases_of(plan)[-1].groups:
+        for name in group.parameters:  # in the tiny network: weights have dimensions, norms have one
+            assert group.weight_decay == (0.1 if dimensions[name] > 1 else 0.0), name
+
+
+def test_rates_rise_geometrically_from_the_lowest_stage_to_the_top() -> None:
+    (phase,) = phases_of(plan_for(TINY["pretrained"], strategy="full", train__lowest_lr=1e-6))
+    rates = {stage: group.rate for group in phase.groups for stage in group.stages}
+    bottom, middle, top = (rates[stage] for stage in TINY["pretrained"].stage_names)
+    assert (bottom, top, rates["head"]) == (pytest.approx(1e-6), 1e-4, pytest.approx(3e-4))
+    assert middle**2 == pytest.approx(bottom * top)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_parameters_that_are_never_used_never_train(optimizer: str) -> None:
+    backbone = make_tiny()
+    unused = backbone.stages[0].parameters[0]
+    plan = plan_for(replace(backbone, unused=(unused,)), strategy="full", train__optimizer=optimizer)
+    (phase,) = phases_of(plan)
+    assert f"trunk.{unused}" not in [name for group in phase.groups for name in group.parameters]
+    assert any("never used" in note for note in plan.notes)
+
+
+@given(
+    epochs=st.integers(1, 60),
+    batch_size=st.integers(1, 40),
+    warmup=st.floats(0, 0.999999),
+    items=st.integers(1, 4),
+)
+def test_a_warm_up_never_swallows_a_phase(epochs: int, batch_size: int, warmup: float, items: int) -> None:
+    settings = {"train__batch_size": batch_size, "train__warmup": warmup}
+    plan = plan_for(TINY["pretrained"], small_splits(items), epochs=epochs, strategy="full", **settings)
+    (phase,) = phases_of(plan)
+    assert phase.steps == epochs * phase.steps_per_epoch >= 1
+    assert 0 <= phase.warmup_steps < phase.steps
+    assert phase.warmup_steps <= warmup * phase.steps + 0.5
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_plan_survives_being_written_down(strategy: str, head: str) -> None:
+    plan = plan_for(backbone_for(strategy), strategy=strategy, head=head, train__lr=1 / 3e5)
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.to_json() == plan.to_json()
+    assert plan_for(backbone_for(strategy), strategy=strategy, head=head, train__lr=1 / 3e5) == plan
+
+
+def test_a_plan_with_unknown_or_missing_keys_is_refused() -> None:
+    text = plan_for(TINY["pretrained"]).to_json()
+    for damaged in (text.replace('"seed"', '"sead"'), text.replace('"kind": "solve"', '"kind": "x"'), "{}"):
+        with pytest.raises(ValueError, match="validation error"):
+            Plan.from_json(damaged)
+
+
+def test_the_plan_knows_its_size_data_and_labels() -> None:
+    for head in ("linear", "mlp"):
+        backbone = TINY["pretrained"]
+        plan = plan_for(backbone, head=head)
+        model = make_model(backbone, plan.make_head(), seed=0)
+        assert plan.parameters == sum(parameter.numel() for parameter in model.parameters())
+        assert plan.labels == ("blue", "green", "red")
+        assert (plan.data.train, plan.data.val, plan.data.test) == (6, 0, 0)
+        assert plan.data.fingerprint == SPLITS.fingerprint
+        assert plan.weights_sha256 == backbone.source.sha256
+
+
+@pytest.mark.parametrize(
+    ("settings", "pretrained", "words"),
+    [
+        ({"strategy": "two_phase"}, True, "Did you mean 'two-phase'"),
+        ({"strategy": "partial:9"}, True, "from 1 to 3"),
+        ({"device": "gpu"}, True, "device 'gpu' is not auto"),
+        ({"device": "meta"}, True, "device 'meta' is not auto"),
+        ({"device": "cuda:99"}, True, "device 'cuda:99'"),
+        ({"train__accumulate": 9, "train__batch_size": 8}, True, "cannot be cut into 9 parts"),
+        ({"strategy": "scratch"}, True, "scratch wants random weights"),
+        ({"head_init": "solved", "head": "mlp"}, True, "only a linear head"),
+        ({"head_init": "solved"}, False, "with random weights no head"),
+        ({"data__channels": 1}, True, "loaded for 3 channels"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_done_is_refused_before_data_is_read(
+    settings: dict[str, Any], pretrained: bool, words: str
+) -> None:
+    recipe = read_recipe(**({"device": "cpu"} | settings))
+    with pytest.raises(RecipeError, match=words):
+        check(recipe, TINY["pretrained" if pretrained else "random"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_can_be_done_is_not_refused(strategy: str) -> None:
+    check(read_recipe(device="cpu", strategy=strategy, train__accumulate=32), backbone_for(strategy))
+
+
+def test_processes_cut_a_batch_like_accumulation_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    recipe = read_recipe(device="cpu", train__batch_size=8, train__accumulate=3)
+    with pytest.raises(RecipeError, match=r"into 12 parts .*4 processes"):
+        check(recipe, TINY["pretrained"])
+    with pytest.raises(DataError, match="3 training pictures are too few for 4 processes"):
+        plan_for(TINY["pretrained"], small_splits(1))
+
+
+def test_which_runs_need_validation_data() -> None:
+    needs = {
+        strategy: needs_validation(read_recipe(strategy=strategy), backbone_for(strategy))
+        for strategy in STRATEGIES
+    }
+    assert needs == dict.fromkeys(STRATEGIES, True) | {"probe": False}
+    assert needs_validation(read_recipe(strategy="probe", head="mlp"), TINY["pretrained"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "pretrained", "words"),
+    [
+        ({"head": "mlp"}, True, "not linear"),
+        ({}, False, "random weights"),
+        ({"strategy": "full"}, True, "no validation data"),
+    ],
+)
+def test_notes_tell_what_a_person_may_not_expect(
+    settings: dict[str, Any], pretrained: bool, words: str
+) -> None:
+    plan = plan_for(TINY["pretrained" if pretrained else "random"], **settings)
+    assert any(words in note for note in plan.notes)
+
+
+def test_a_plan_without_surprises_has_no_notes(splits: Splits) -> None:
+    assert plan_for(TINY["pretrained"], splits).notes == ()
+    probe = plan_for(TINY["pretrained"], strategy="probe")
+    assert probe.notes == ()
+    assert [type(phase) for phase in probe.phases] == [Solve]
