@@ -101,6 +101,8 @@ def test_full_fine_tuning_is_gentler_with_the_lower_stages_and_the_others_are_no
 def test_the_rates_of_the_recipe_win(settings: dict[str, Any]) -> None:
     rates = last(train__lr=0.5, train__head_lr=0.7, train__lowest_lr=0.1, **settings).rates
     assert rates.head == 0.7
+    for step in plan_steps(ask(train__head_lr=0.7, **settings)):
+        assert isinstance(step, Solve) or step.rates.head == 0.7
     if settings["strategy"] != "probe":
         assert (rates.top, rates.lowest) == (0.5, 0.1)
 

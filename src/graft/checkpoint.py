@@ -8,10 +8,12 @@ generator state in it, for all randomness is a function of the position. Only th
 from __future__ import annotations
 
 import errno
+import json
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,9 @@ class Checkpoints:
         """
         path = self.folder / f"{checkpoint.position.saves:08d}"
         try:
-            shutil.rmtree(path, ignore_errors=True)  # a damaged one, passed over by newest()
+            # A damaged one, passed over by newest(), and what saves that were killed left behind.
+            for old in (path, *self.folder.glob(".*")):
+                shutil.rmtree(old, ignore_errors=True)
             with new_folder(path) as fresh:
                 hashes = {}
                 for name in TENSORS:
@@ -91,10 +95,10 @@ class Checkpoints:
                     save_file(getattr(checkpoint, name), file)
                     hashes[file.name] = sha256_file(file)
                 state = {"run": self.run, "position": asdict(checkpoint.position), "files": hashes}
-                write_json(fresh / "state.json", state)
+                write_json(fresh / "state.json", state | {"digest": _digest(state)})
         except (OSError, SafetensorError) as error:
             raise TrainingError(
-                f"The checkpoint {path} could not be written: {_reason(error)}. The one before it is "
+                f"The checkpoint {path} could not be written: {reason_of(error)}. The one before it is "
                 "intact: make room, then go on with graft resume."
             ) from None
         for old in self._folders()[:-1]:
@@ -119,9 +123,12 @@ class Checkpoints:
     def _load(self, path: Path) -> Checkpoint:
         state = read_json(path / "state.json", RunError)
         try:
+            digest = state.pop("digest")
             position, run, files = Position(**state["position"]), state["run"], state["files"]
-        except (KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError):
             raise RunError(f"{path}/state.json is damaged: keys are missing.") from None
+        if digest != _digest(state):
+            raise RunError(f"{path}/state.json is damaged: its content does not match its digest.")
         if run != self.run:
             raise RunError(f"{path} belongs to another run ({run}).")
         tensors = {name: self._read(path / f"{name}.safetensors", files) for name in TENSORS}
@@ -133,7 +140,7 @@ class Checkpoints:
                 raise RunError(f"{file} is damaged: its content does not match its hash.")
             return load_file(file)
         except (OSError, SafetensorError) as error:
-            raise RunError(f"Cannot read {file}: {_reason(error)}.") from None
+            raise RunError(f"Cannot read {file}: {reason_of(error)}.") from None
 
     def _folders(self) -> list[Path]:
         if not self.folder.is_dir():
@@ -170,7 +177,12 @@ def copy_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _reason(error: Exception) -> str:
+def _digest(state: dict[str, Any]) -> str:
+    return sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file could not be read or written, in a few words."""
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "os error 28" in str(error):
         return "the disk is full"
     return getattr(error, "strerror", None) or str(error)

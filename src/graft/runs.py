@@ -11,16 +11,18 @@ import contextlib
 import datetime
 import fcntl
 import json
+import math
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from graft.checkpoint import Checkpoints
+from graft.checkpoint import Checkpoints, reason_of
 from graft.data.items import Splits
-from graft.errors import RunError
+from graft.errors import RunError, TrainingError
 from graft.files import read_json, write_json, write_text
 from graft.plan import Plan
 from graft.recipe import Recipe, make_recipe
@@ -29,6 +31,7 @@ from graft.records import Record
 RUNS = Path("runs")
 LATEST = "latest"
 _BEGINNINGS = {"lock", "data.json", "plan.json"}  # written before a run counts as begun
+_HALF_WRITTEN = re.compile(r"\.(data|plan|recipe)\.json\..+")  # what a killed beginning leaves
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ class Run:
         )
 
     def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = read_json(self.folder / "data.json", RunError)
+        facts = read_json(self.folder / "data.json", RunError)
+        if not isinstance(facts, dict) or not facts.keys() >= {"run", "fingerprint", "items"}:
+            raise RunError(f"{self.folder / 'data.json'} is damaged: keys are missing.")
         return facts
 
 
@@ -132,7 +137,8 @@ def refuse_taken(run: Run) -> None:
         return
     if not folder.is_dir():
         raise RunError(f"{folder} is a file; name a new folder with --out.")
-    taken = sorted({path.name for path in folder.iterdir()} - _BEGINNINGS)
+    names = {path.name for path in folder.iterdir()} - _BEGINNINGS
+    taken = sorted(name for name in names if not _HALF_WRITTEN.fullmatch(name))
     if "result.json" in taken:
         raise RunError(f"{folder} holds a finished run; name a new folder with --out.")
     if "recipe.json" in taken:
@@ -151,6 +157,9 @@ def begin(run: Run, recipe: Recipe, plan: Plan, splits: Splits) -> None:
         RunError: another process was quicker.
     """
     refuse_taken(run)
+    for path in run.folder.iterdir():
+        if _HALF_WRITTEN.fullmatch(path.name):
+            path.unlink()
     write_json(run.folder / "data.json", {"run": uuid.uuid4().hex, **data_facts(splits)})
     write_text(run.folder / "plan.json", plan.to_json() + "\n")
     write_text(run.folder / "recipe.json", recipe.to_json() + "\n")
@@ -191,13 +200,32 @@ def locked(run: Run) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def writing(run: Run) -> Iterator[None]:
+    """Say what is wrong where a file of the run cannot be written.
+
+    Raises:
+        TrainingError: the disk is full or fails; what was saved before is intact.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"A file in {run.folder} could not be written: {reason_of(error)}. What was saved before is "
+            f"intact: make room, then go on with graft resume {run.folder}."
+        ) from None
+
+
 def point_latest(run: Run) -> None:
     """Let ``latest`` beside the run point to it, where the file system has symbolic links."""
     link = run.folder.parent / f".{LATEST}.{os.getpid()}"
     with contextlib.suppress(OSError):
         link.unlink(missing_ok=True)
         link.symlink_to(run.folder.name, target_is_directory=True)
-        link.replace(run.folder.parent / LATEST)
+        try:
+            link.replace(run.folder.parent / LATEST)
+        finally:
+            link.unlink(missing_ok=True)
 
 
 class Log:
@@ -213,7 +241,7 @@ class Log:
     def write(self, record: Record) -> None:
         if not record.logged:
             return
-        values = record.to_dict()
+        values = {key: _plain(value) for key, value in record.to_dict().items()}
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
         if self._board is not None and "step" in values:
@@ -223,6 +251,11 @@ class Log:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _first_lines(path: Path, count: int) -> list[str]:

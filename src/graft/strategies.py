@@ -104,7 +104,7 @@ def strategy_names() -> tuple[str, ...]:
 def _probe(ask: Ask, _: str) -> tuple[Step, ...]:
     if ask.solve_head:
         return (Solve(),)
-    return (_train(ask, "probe", stages=(), rates=Rates(head=1e-3, top=1e-3, lowest=1e-3)),)
+    return (_train(ask, "probe", stages=(), rates=_head_rates(ask, RANDOM_HEAD_RATE)),)
 
 
 def _partial(ask: Ask, parameter: str) -> tuple[Step, ...]:
@@ -125,7 +125,7 @@ def _two_phase(ask: Ask, _: str) -> tuple[Step, ...]:
     whole = _train(ask, "all stages", stages=ask.stages, rates=rates)
     if ask.solve_head:
         return Solve(name="head"), whole
-    alone = Rates(head=ALONE_HEAD_RATE, top=ALONE_HEAD_RATE, lowest=ALONE_HEAD_RATE)
+    alone = _head_rates(ask, ALONE_HEAD_RATE)
     return _train(ask, "head", stages=(), rates=alone, epochs=5), whole
 
 
@@ -167,6 +167,12 @@ def _rates(ask: Ask, *, top: float, lowest: float) -> Rates:
     top = wish.lr or top
     head = top * SOLVED_HEAD_FACTOR if ask.solve_head else max(RANDOM_HEAD_RATE, top)
     return Rates(head=wish.head_lr or head, top=top, lowest=wish.lowest_lr or min(lowest, top))
+
+
+def _head_rates(ask: Ask, rate: float) -> Rates:
+    """Of a phase in which the head trains alone."""
+    rate = ask.recipe.train.head_lr or rate
+    return Rates(head=rate, top=rate, lowest=rate)
 
 
 def _train(ask: Ask, name: str, **values: Any) -> Train:

@@ -1,0 +1,331 @@
+"""Runs: one folder each, held by one process, and refused with words that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graft import records
+from graft.backbones.contract import Backbone
+from graft.data import read_splits
+from graft.data.items import Splits
+from graft.errors import RunError
+from graft.plan import Plan, make_plan
+from graft.recipe import DataSettings, Recipe, read_recipe
+from graft.runs import Log, Run, begin, choose_run, locked, open_run, point_latest
+from small import COLOURS, SETTINGS, make_tiny, write_pictures
+
+RECIPE = read_recipe(**SETTINGS, data__path="photos")
+
+
+@pytest.fixture
+def plan(backbone: Backbone, splits: Splits) -> Plan:
+    return make_plan(RECIPE, backbone, splits)
+
+
+@pytest.fixture
+def begun(tmp_path: Path, plan: Plan, splits: Splits) -> Run:
+    run = Run(tmp_path / "runs" / "one")
+    with locked(run):
+        begin(run, RECIPE, plan, splits)
+    return run
+
+
+def test_a_run_remembers_what_it_is(begun: Run, plan: Plan, splits: Splits) -> None:
+    found = open_run(begun.folder)
+    assert found.begun
+    assert not found.finished
+    assert found.recipe == RECIPE
+    assert found.plan == plan
+    found.check_data(splits)
+    assert found.checkpoints.newest() is None
+    assert found.checkpoints.run == begun.checkpoints.run
+
+
+def touch(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (touch("result.json"), "{} holds a finished run; name a new folder with --out."),
+        (
+            touch("recipe.json"),
+            "{} holds an unfinished run: go on with graft resume {}, or name a new folder with --out.",
+        ),
+        (touch("cat.jpg"), "{} is not empty (cat.jpg); name a new folder with --out."),
+        (touch(".hidden"), "{} is not empty (.hidden); name a new folder with --out."),
+    ],
+    ids=["finished", "unfinished", "foreign", "hidden"],
+)
+def test_a_folder_that_holds_something_is_refused(
+    tmp_path: Path, left: Callable[[Path], object], words: str
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    left(folder)
+    with pytest.raises(RunError) as error:
+        choose_run(folder, RECIPE)
+    assert str(error.value) == words.format(folder, folder)
+
+
+def test_a_file_is_no_folder_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(RunError, match=r"is a file; name a new folder with --out"):
+        choose_run(tmp_path / "run", RECIPE)
+    with pytest.raises(RunError, match="cannot be made"), locked(Run(tmp_path / "run" / "below")):
+        pass
+
+
+def test_choosing_writes_nothing_and_an_empty_folder_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert choose_run("empty", RECIPE).folder == Path("empty")
+    assert choose_run("new/one", RECIPE).folder == Path("new/one")
+    named = choose_run(None, replace_strategy("partial:2")).folder
+    assert named.parent == Path("runs")
+    assert named.name.endswith("-photos-partial2")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def replace_strategy(name: str) -> Recipe:
+    return RECIPE.model_copy(update={"strategy": name})
+
+
+def test_names_by_time_never_clash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = set()
+    for _ in range(5):
+        run = choose_run(None, RECIPE)
+        run.folder.mkdir(parents=True)
+        names.add(run.folder)
+    assert len(names) == 5
+
+
+@pytest.mark.parametrize("stop", ["data.json", "plan.json", "recipe.json"])
+def test_a_beginning_that_was_killed_can_be_begun_again(
+    tmp_path: Path, plan: Plan, splits: Splits, stop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it writes ``stop``: what came before is there, and a temporary file."""
+    run = Run(tmp_path / "run")
+    original = Path.replace
+
+    class Killed(BaseException):
+        pass
+
+    def replace_or_die(self: Path, target: Path) -> Path:
+        if Path(target).name == stop:
+            raise Killed
+        return original(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed), locked(run):
+        patch.setattr(Path, "replace", replace_or_die)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process clears nothing away
+        begin(run, RECIPE, plan, splits)
+    assert any(path.name.startswith(f".{stop}.") for path in run.folder.iterdir())
+    again = choose_run(run.folder, RECIPE)
+    assert not again.begun
+    with locked(again):
+        begin(again, RECIPE, plan, splits)
+    assert open_run(run.folder).plan == plan
+
+
+def test_who_was_slower_is_refused(begun: Run, plan: Plan, splits: Splits) -> None:
+    before = (begun.folder / "data.json").read_bytes()
+    with pytest.raises(RunError, match="unfinished run"):
+        begin(begun, RECIPE, plan, splits)
+    assert (begun.folder / "data.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["nowhere", "."])
+def test_what_is_no_run_cannot_be_opened(tmp_path: Path, place: str) -> None:
+    with pytest.raises(RunError, match=r"is not a run: it holds no recipe.json. graft train begins one"):
+        open_run(tmp_path / place)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run": 3}'])
+def test_damaged_files_of_a_run_are_named(begun: Run, splits: Splits, text: str) -> None:
+    (begun.folder / "plan.json").write_text(text)
+    with pytest.raises(RunError, match=r"plan\.json"):
+        _ = begun.plan
+    (begun.folder / "data.json").write_text(text)
+    with pytest.raises(RunError, match=r"data\.json"):
+        begun.check_data(splits)
+
+
+def test_a_run_is_held_by_one_process_at_a_time(begun: Run) -> None:
+    with locked(begun):
+        with pytest.raises(RunError, match="in use by another run; wait for it, or name another"):
+            with locked(begun):
+                pass
+    with locked(begun):
+        pass
+
+
+def test_a_killed_process_gives_its_run_free(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    code = (
+        "import fcntl, sys, time\nfile = open(sys.argv[1], 'a')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\ntime.sleep(60)"
+    )
+    run.folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run.folder / "lock")], stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(RunError, match="in use"), locked(run):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with locked(run):
+        pass
+
+
+# ---------------------------------------------------------------------------------------------
+# Data that changed.
+
+
+def read(photos: Path) -> Splits:
+    return read_splits(photos, DataSettings(validation=0.0))
+
+
+def begin_on(photos: Path, folder: Path) -> Run:
+    run, splits = Run(folder), read(photos)
+    with locked(run):
+        begin(run, RECIPE, make_plan(RECIPE, make_tiny(), splits), splits)
+    return run
+
+
+def test_what_changed_in_the_data_is_named(photos: Path, tmp_path: Path) -> None:
+    run = begin_on(photos, tmp_path / "run")
+    run.check_data(read(photos))
+    (photos / "red" / "000.png").unlink()
+    (photos / "red" / "001.png").rename(photos / "blue" / "moved.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photos / "green" / "005.png")
+    with pytest.raises(RunError) as error:
+        run.check_data(read(photos))
+    text = str(error.value)
+    assert "2 removed: train/red/000.png, train/red/001.png" in text
+    assert "1 added: train/blue/moved.png" in text
+    assert "1 changed: train/green/005.png" in text
+    assert "Restore the data, or begin a new run" in text
+
+
+def test_a_picture_with_another_label_or_split_is_a_change(splits: Splits, begun: Run) -> None:
+    targets = splits.train.targets
+    assert targets is not None
+    relabelled = replace(splits.train, targets=(targets + 1) % 3)
+    now = replace(splits, train=relabelled, fingerprint="other")
+    with pytest.raises(RunError, match="24 changed: "):
+        begun.check_data(now)
+    with pytest.raises(RunError, match="6 removed: val/"):
+        begun.check_data(replace(splits, val=None, fingerprint="other"))
+
+
+def test_where_the_data_lies_and_when_it_was_touched_is_no_change(photos: Path, tmp_path: Path) -> None:
+    run = begin_on(photos, tmp_path / "run")
+    moved = photos.rename(tmp_path / "elsewhere")
+    os.utime(moved / "red" / "000.png", (1, 1))
+    run.check_data(read(moved))
+
+
+# ---------------------------------------------------------------------------------------------
+# latest, and the log.
+
+
+def test_latest_is_the_run_begun_last(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run = Run(tmp_path / name)
+        run.folder.mkdir()
+        (run.folder / "recipe.json").write_text("{}")
+        point_latest(run)
+        assert open_run(tmp_path / "latest").folder == run.folder.resolve()
+    assert not (tmp_path / "latest").readlink().is_absolute()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]
+
+
+def test_a_folder_that_is_called_latest_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "mine").write_text("x")
+    (tmp_path / "one").mkdir()
+    point_latest(Run(tmp_path / "one"))
+    assert (tmp_path / "latest" / "mine").read_text() == "x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one"]
+
+
+def stepped(step: int, loss: float = 0.5) -> records.Stepped:
+    return records.Stepped(phase=0, epoch=1, step=step, loss=loss, rate=1e-3)
+
+
+def write_log(run: Run, kept: int, steps: list[int]) -> list[int]:
+    log = Log(run, kept)
+    for step in steps:
+        log.write(stepped(step))
+    log.close()
+    return [json.loads(line)["step"] for line in run.log.read_text().splitlines()]
+
+
+def test_the_log_goes_on_where_the_checkpoint_stands(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert write_log(run, 0, [1, 2, 3, 4]) == [1, 2, 3, 4]
+    with run.log.open("a") as file:
+        file.write('{"record": "step')  # cut off by a kill
+    assert write_log(run, 2, [3, 4, 5]) == [1, 2, 3, 4, 5]
+    assert write_log(run, 0, [1]) == [1]
+
+
+def refuse(name: str) -> object:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_every_line_of_the_log_is_json(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    log = Log(run, 0)
+    log.write(records.Started(0, "caf\udce9 \n \u2028", 3))
+    log.write(records.Extracted(0, 1, 2))  # of no interest afterwards
+    log.write(records.Validated(0, 1, 3, float("nan"), 0.5, False, float("inf")))
+    log.write(stepped(1))
+    log.close()
+    lines = [json.loads(line, parse_constant=refuse) for line in run.log.read_text().split("\n")[:-1]]
+    assert [line["record"] for line in lines] == ["started", "validated", "stepped"]
+    assert lines[1]["loss"] is None
+
+
+def test_the_log_is_there_at_once_for_whoever_watches(tmp_path: Path) -> None:
+    log = Log(Run(tmp_path), 0)
+    log.write(stepped(1))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    log.close()
+
+
+def test_events_for_tensorboard(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = Run(tmp_path)
+    log = Log(run, 0)
+    for step in (1, 2):
+        log.write(stepped(step, loss=step / 2))
+    log.write(records.Validated(0, 1, 2, 0.25, 0.75, True, 0.5))
+    log.close()
+    found = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    scalars = {tag: [(each.step, each.value) for each in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    assert scalars["phase 1/training/loss"] == [(1, 0.5), (2, 1.0)]
+    assert scalars["phase 1/validation/accuracy"] == [(2, 0.75)]
+
+
+def test_a_folder_of_pictures_alone_is_enough_to_begin(tmp_path: Path) -> None:
+    photos = write_pictures(tmp_path / "p", dict.fromkeys(COLOURS, 2))
+    assert begin_on(photos, tmp_path / "deep" / "er" / "run").begun
