@@ -233,7 +233,7 @@ def test_nothing_is_ever_unpickled(folder: Path, tmp_path: Path, name: str, save
 
 
 def drop(tensors: dict[str, Tensor]) -> None:
-    del tensors["head.bias" if "head.bias" in tensors else "head.0.bias"]
+    del tensors[next(name for name in tensors if name.startswith("head."))]
 
 
 def add(tensors: dict[str, Tensor]) -> None:
@@ -265,7 +265,7 @@ def shift(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (drop, r"missing \['head.*bias'\]"),
+        (drop, r"missing \['head\."),
         (add, r"unknown \['more'\]"),
         (reshape, r"trunk.stem.0.weight is torch.float32 \(216,\); the network has"),
         (narrow, "is torch.float16"),

@@ -196,6 +196,33 @@ def test_truncate_computes_the_lower_part_and_holds_no_more() -> None:
     assert torch.equal(whole(PICTURES), net(PICTURES))
 
 
+def test_truncate_of_a_network_that_walks_over_its_upper_modules() -> None:
+    """Found by the contract: containers above the cut are iterated over, or hold the cut itself."""
+
+    class Walking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 1)
+            self.blocks = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)) for _ in range(3)
+            )
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            for block in self.blocks:
+                x = block(x)
+            return self.fc(x.mean(dim=(2, 3)))
+
+    net = Walking().eval()
+    pictures = torch.randn(2, 3, 8, 8)
+    first, second = surgery.stages_of(net, pictures)[:2]
+    assert torch.equal(surgery.truncate(net, first, pictures)(pictures), net.stem(pictures))
+    assert torch.equal(
+        surgery.truncate(net, second, pictures)(pictures), net.blocks[0](net.stem(pictures))
+    )
+
+
 def test_truncate_names_the_stages_there_are() -> None:
     with pytest.raises(BackboneError, match="layer1, layer2, layer3"):
         surgery.truncate(Net(), "layer9", PICTURES)

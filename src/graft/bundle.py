@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graft.backbones import from_module, rebuild
 from graft.backbones.contract import Backbone, Factory, Preprocess, Source
-from graft.errors import BundleError
+from graft.data.transforms import preprocess as prepare_picture
+from graft.errors import BundleError, DataError
 from graft.files import new_folder, read_json, sha256_file, write_json
 from graft.metrics import Metrics
 from graft.model import Head, Model
@@ -157,16 +159,13 @@ def load_bundle(path: str | Path, *, factory: Factory | None = None) -> Bundle:
         BundleError: nothing there, damaged, of a newer format, or it does not compute what it did.
     """
     folder = find_bundle(Path(path))
-    values = read_json(folder / MANIFEST, BundleError)
-    if not isinstance(values, dict) or not isinstance(values.get("format"), int):
-        raise BundleError(f"{folder / MANIFEST} is damaged: it does not describe a bundle.")
-    if values["format"] > FORMAT:
-        raise BundleError(
-            f"{folder} has format {values['format']}; this graft reads up to {FORMAT}. Update graft."
-        )
-    if values.pop("digest", None) != _digest(values):
-        raise BundleError(f"{folder / MANIFEST} is damaged: its content does not match its digest.")
-    return _load(folder, values, factory)
+    values = _read_manifest(folder)
+    stored = _describe(values, folder)
+    tensors = {name: _read_tensors(folder / name, values["files"][name]) for name in (WEIGHTS, GOLDEN)}
+    model = _build(stored, factory, folder)
+    _fill(model, tensors[WEIGHTS], folder)
+    _prove(model, stored.preprocess, tensors[GOLDEN], folder)
+    return replace(stored, model=model)
 
 
 def find_bundle(path: Path) -> Path:
@@ -198,39 +197,73 @@ def provenance() -> dict[str, str]:
     }
 
 
-def _load(folder: Path, values: dict[str, Any], factory: Factory | None) -> Bundle:
-    tensors = {name: _read_tensors(folder / name, values["files"][name]) for name in (WEIGHTS, GOLDEN)}
-    task, head = Task.from_dict(values["task"]), Head(**values["head"])
-    source = _make_source(values["source"])
-    preprocess = Preprocess.from_dict(values["preprocess"])
-    model = Model(_make_trunk(source, preprocess, factory), head.build(seed=0))
-    _fill(model, tensors[WEIGHTS], folder)
-    _prove(model, tensors[GOLDEN], folder)
-    return Bundle(
-        model=model,
-        task=task,
-        head=head,
-        preprocess=preprocess,
-        source=source,
-        plan=values["plan"],
-        metrics=values["metrics"],
-        path=folder,
-    )
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    values = read_json(path, BundleError)
+    if not isinstance(values, dict) or type(values.get("format")) is not int or values["format"] < 1:
+        raise BundleError(f"{path} is damaged: it does not describe a bundle.")
+    if values["format"] > FORMAT:
+        raise BundleError(
+            f"{folder} has format {values['format']}; this graft reads up to {FORMAT}. Update graft."
+        )
+    try:
+        whole = values.pop("digest", None) == _digest(values)
+    except ValueError:  # a number beyond all bounds
+        whole = False
+    if not whole:
+        raise BundleError(f"{path} is damaged: its content does not match its digest.")
+    return values
 
 
-def _make_trunk(source: Source, preprocess: Preprocess, factory: Factory | None) -> nn.Module:
-    if source.library != "plain":
-        return rebuild(source).trunk
+def _describe(values: dict[str, Any], folder: Path) -> Bundle:
+    """The bundle without its model; every value of the type that it must have."""
+    try:
+        for name in (WEIGHTS, GOLDEN):
+            TypeAdapter(str).validate_python(values["files"][name])
+        stored = Bundle(
+            model=Model(nn.Identity(), nn.Identity()),
+            task=TypeAdapter(Task).validate_python(values["task"]),
+            head=TypeAdapter(Head).validate_python(values["head"]),
+            preprocess=TypeAdapter(Preprocess).validate_python(values["preprocess"]),
+            source=TypeAdapter(Source).validate_python(values["source"]),
+            plan=TypeAdapter(dict[str, Any]).validate_python(values["plan"]),
+            metrics=TypeAdapter(dict[str, Any]).validate_python(values["metrics"]),
+            path=folder,
+        )
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder / MANIFEST} is damaged: {error}") from None
+    if stored.head.classes != stored.task.classes:
+        raise BundleError(
+            f"{folder / MANIFEST} is damaged: {stored.task.classes} labels for a head of "
+            f"{stored.head.classes} classes."
+        )
+    return stored
+
+
+def _build(stored: Bundle, factory: Factory | None, folder: Path) -> Model:
+    """The network as its adapter makes it, weights still random."""
+    own = _make_own(stored, factory) if stored.source.library == "plain" else None
+    try:
+        trunk = rebuild(stored.source).trunk if own is None else own
+        return Model(trunk, stored.head.build(seed=0))
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        # Options and sizes that no network has.
+        raise BundleError(f"{folder / MANIFEST} is damaged, its network cannot be built: {error}") from None
+
+
+def _make_own(stored: Bundle, factory: Factory | None) -> nn.Module:
     if factory is None:
         raise BundleError(
-            f"{source.id} was a module of your own and no code is stored: load the bundle from Python, "
-            "with factory=the function that builds the module."
+            f"{stored.source.id} was a module of your own and no code is stored: load the bundle from "
+            "Python, with factory=the function that builds the module."
         )
-    return from_module(factory(), preprocess=preprocess, name=source.name).trunk
+    return from_module(factory(), preprocess=stored.preprocess, name=stored.source.name).trunk
 
 
 def _read_tensors(file: Path, expected: str) -> dict[str, Tensor]:
     try:
+        if not file.is_file():  # a pipe would never end
+            raise BundleError(f"Cannot read {file}: it is missing, or no regular file.")
         if sha256_file(file) != expected:
             raise BundleError(f"{file} is damaged: its content does not match its hash.")
         return load_file(file)
@@ -258,11 +291,21 @@ def _fill(model: Model, tensors: dict[str, Tensor], folder: Path) -> None:
     model.eval()
 
 
-def _prove(model: Model, golden: dict[str, Tensor], folder: Path) -> None:
-    with torch.inference_mode():
-        logits = model(golden["inputs"]).float()
-    if not torch.allclose(logits, golden["logits"], rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
+def _prove(model: Model, preprocess: Preprocess, golden: dict[str, Tensor], folder: Path) -> None:
+    """The network computes what it did when it was saved, of pictures as they are prepared."""
+    shape = (preprocess.channels, *preprocess.size)
+    try:
+        ready = prepare_picture(torch.zeros(preprocess.channels, 8, 8, dtype=torch.uint8), preprocess)
+        with torch.inference_mode():
+            logits = model(golden["inputs"]).float()
         worst = float((logits - golden["logits"]).abs().max())
+        fits = golden["inputs"].shape == (2, *shape) and golden["logits"].shape == logits.shape
+        fits = fits and golden["logits"].dtype == logits.dtype
+    except (DataError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder} does not fit together: {error}") from None
+    if not fits or tuple(ready.shape) != shape or not torch.isfinite(ready).all():
+        raise BundleError(f"{folder} does not fit together: its proof is of other pictures.")
+    if not torch.allclose(logits, golden["logits"], rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
         raise BundleError(
             f"{folder} does not compute what it did when it was saved (logits differ by {worst:.2g}): "
             "the network's code changed. Load it with the versions listed in its graft.json."
@@ -292,7 +335,3 @@ def _digest(values: dict[str, Any]) -> str:
 
 def _source_values(source: Source) -> dict[str, Any]:
     return {name: getattr(source, name) for name in Source.__dataclass_fields__}
-
-
-def _make_source(values: dict[str, Any]) -> Source:
-    return Source(**(values | {"labels": tuple(values["labels"])}))

@@ -37,12 +37,9 @@ class Truncated(nn.Module):
         super().__init__()
         gone = {name for stage in above for name in stage.parameters}
         memo: dict[int, Any] = {id(p): None for n, p in module.named_parameters() if n in gone}
-        dropped = {name for stage in above for name in stage.modules}
-        everything = list(leaf_names(module))
-        for name, child in module.named_modules():
-            leaves = {leaf for leaf in everything if is_within(leaf, name)}
-            if name and leaves and leaves <= dropped:
-                memo[id(child)] = nn.Identity()
+        # Leaves alone: what contains them may be walked over below the cut, or hold the cut itself.
+        for name in (name for stage in above for name in stage.modules):
+            memo[id(module.get_submodule(name))] = nn.Identity()
         memo[id(module.get_submodule(entry))] = _Stop()
         self.network = copy.deepcopy(module, memo)
 
