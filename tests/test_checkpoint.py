@@ -278,7 +278,10 @@ def test_an_optimiser_goes_on_where_it_stood(checkpoints: Checkpoints, kind: str
     take_steps(again, other, 2)
     for name, value in network.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
-    mine, theirs = optimizer_tensors(optimizer, names_of(network)), optimizer_tensors(other, names_of(again))
+    mine, theirs = (
+        optimizer_tensors(optimizer, names_of(network)),
+        optimizer_tensors(other, names_of(again)),
+    )
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 

@@ -321,7 +321,9 @@ def test_events_for_tensorboard(tmp_path: Path) -> None:
     log.close()
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
-    scalars = {tag: [(each.step, each.value) for each in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    scalars = {
+        tag: [(each.step, each.value) for each in found.Scalars(tag)] for tag in found.Tags()["scalars"]
+    }
     assert scalars["phase 1/training/loss"] == [(1, 0.5), (2, 1.0)]
     assert scalars["phase 1/validation/accuracy"] == [(2, 0.75)]
 

@@ -218,9 +218,7 @@ def test_truncate_of_a_network_that_walks_over_its_upper_modules() -> None:
     pictures = torch.randn(2, 3, 8, 8)
     first, second = surgery.stages_of(net, pictures)[:2]
     assert torch.equal(surgery.truncate(net, first, pictures)(pictures), net.stem(pictures))
-    assert torch.equal(
-        surgery.truncate(net, second, pictures)(pictures), net.blocks[0](net.stem(pictures))
-    )
+    assert torch.equal(surgery.truncate(net, second, pictures)(pictures), net.blocks[0](net.stem(pictures)))
 
 
 def test_truncate_names_the_stages_there_are() -> None:

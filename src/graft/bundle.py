@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from graft.backbones import from_module, rebuild
 from graft.backbones.contract import Backbone, Factory, Preprocess, Source
 from graft.data.transforms import preprocess as prepare_picture
-from graft.errors import BundleError, DataError
+from graft.errors import FAILED, BundleError, DataError
 from graft.files import new_folder, read_json, sha256_file, write_json
 from graft.metrics import Metrics
 from graft.model import Head, Model
@@ -102,9 +102,11 @@ class Bundle:
             with new_folder(path) as fresh:
                 self._write(fresh)
         except (OSError, SafetensorError) as error:
-            raise BundleError(
+            failure = BundleError(
                 f"The bundle {path} could not be written: {getattr(error, 'strerror', None) or error}."
-            ) from None
+            )
+            failure.exit_code = FAILED  # of the disk, not of what was asked
+            raise failure from None
         return path
 
     def _write(self, folder: Path) -> None:
@@ -113,6 +115,8 @@ class Bundle:
         inputs = _golden_inputs(self.preprocess)
         with torch.inference_mode():
             logits = model(inputs).float()
+        if not all(torch.isfinite(value).all() for value in (*state.values(), logits)):
+            raise BundleError(f"The bundle was not written: its values are not finite.")
         save_file(_unshared(state), folder / WEIGHTS)
         save_file({"inputs": inputs.contiguous(), "logits": logits.contiguous()}, folder / GOLDEN)
         values = {

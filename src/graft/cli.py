@@ -105,7 +105,7 @@ def resume(run: RunFolder, as_json: Json = False) -> None:
     found = open_run(run)
     console = _console(stderr=as_json)
     if found.finished:
-        console.print(f"{found.folder} is finished; nothing is left to do.")
+        console.print(f"{found.folder} is finished; nothing is left to do.", markup=False)
         _show_result(load_bundle(found.bundle), found, console, as_json=as_json)
         return
     with reading(console) as told:
@@ -323,7 +323,7 @@ def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -
         _print_json({"run": folder, "bundle": str(bundle.path), **bundle.metrics})
         return
     console.print(result_table([(bundle.plan["strategy"], bundle.metrics)]))
-    console.print(f"The bundle is {bundle.path}; the run, {run.folder}.")
+    console.print(f"The bundle is {bundle.path}; the run, {run.folder}.", markup=False, soft_wrap=True)
 
 
 def _carry_out(prepared: Prepared, run: Run, console: Console) -> Bundle:

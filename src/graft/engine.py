@@ -113,7 +113,9 @@ def start_engine(numerics: Numerics) -> Engine:
     if numerics.device.startswith("cuda"):
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    return Engine(accelerator, torch.device(numerics.device), numerics.precision == "bf16")
+    # The plan names the device of the process that made it; of several each has its own.
+    device = accelerator.device if numerics.processes > 1 else torch.device(numerics.device)
+    return Engine(accelerator, device, numerics.precision == "bf16")
 
 
 @contextlib.contextmanager

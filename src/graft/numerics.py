@@ -77,6 +77,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_main() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def _cuda_device(device: torch.device) -> torch.device:
     if not torch.cuda.is_available():
         raise RecipeError(f"device {str(device)!r}: torch sees no CUDA device here; try --device cpu.")

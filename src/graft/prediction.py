@@ -97,7 +97,7 @@ class Predictions(Sequence[Prediction]):
                 for label in self.labels
             ]
             top = "" if row.probability is None else f"{row.probability:.6g}"
-            writer.writerow([_plain(row.id), _plain(row.label or ""), top, row.error or "", *shown])
+            writer.writerow([_plain(row.id), _plain(row.label or ""), top, _plain(row.error or ""), *shown])
         return buffer.getvalue()
 
 
@@ -155,5 +155,6 @@ def _for_network(settings: DataSettings, preprocess: Preprocess) -> DataSettings
 
 
 def _plain(text: str) -> str:
-    """Text that a spreadsheet will not run as a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """Text that a spreadsheet will not run as a formula, nor any reader take for a new line."""
+    safe = f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return safe.replace("\r", " ")

@@ -10,7 +10,8 @@ Shapes: N items, D features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,10 @@ from torch.nn.functional import cross_entropy, linear
 from graft.seeds import mix
 from graft.steps import STRENGTHS
 
-WORSE_IN_A_ROW = 3  # weaker penalties tried after the best before the path is given up
+SMALL = 20_000_000  # multiplications of one pass below which one thread is quicker than two
+NO_BETTER_IN_A_ROW = 3  # weaker penalties tried in vain before the path is given up
+WORTH = 1e-3  # nats: less gain than this does not justify a weaker penalty
+ROUGH, FINE = 1e-4, 1e-6  # largest gradient entry left: while comparing, and in the head that is kept
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,40 @@ def solve_head(
     """
     if len(features) != len(targets) or not len(features) or not torch.isfinite(features).all():
         raise ValueError(f"features {tuple(features.shape)} for {len(targets)} targets, or not finite")
+    with _threads_for(features.numel() * classes):
+        return _solve(features.double(), targets, classes, strengths, folds, seed, groups)
+
+
+def _solve(
+    x: Tensor,
+    targets: NDArray[np.int64],
+    classes: int,
+    strengths: Sequence[float],
+    folds: int,
+    seed: int,
+    groups: Sequence[str] | None,
+) -> Solution:
     y = torch.from_numpy(np.asarray(targets, dtype=np.int64))
-    x = features.double()
     fold_of = torch.from_numpy(assign_folds(targets, folds, seed=seed, groups=groups))
     ordered = sorted(strengths, reverse=True)
     path = _cross_validate(x, y, classes, ordered, fold_of)
-    strength, loss, accuracy = min(
-        path, key=lambda entry: entry[1], default=(ordered[len(ordered) // 2], None, None)
-    )
+    kept = path[_best(path)] if path else (ordered[len(ordered) // 2], None, None)
+    strength, loss, accuracy = kept
     stronger = [each for each in ordered if each >= strength]
     weight, bias = _Problem(x, y, classes).solve_path(stronger)
     return Solution(weight.float(), bias.float(), strength, loss, accuracy, tuple(path))
+
+
+@contextlib.contextmanager
+def _threads_for(work: int) -> Iterator[None]:
+    """One thread for small problems: thousands of short steps lose more by waiting for each other."""
+    before = torch.get_num_threads()
+    if work < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def assign_folds(
@@ -117,15 +144,23 @@ def _cross_validate(
     for strength in strengths:
         loss = right = 0.0
         for problem, held in problems:
-            weight, bias = problem.solve(strength)
+            weight, bias = problem.solve(strength, ROUGH)
             logits = linear(x[held], weight, bias)
             loss += float(cross_entropy(logits, y[held], reduction="sum"))
             right += float((logits.argmax(1) == y[held]).sum())
         path.append((strength, loss / held_out, right / held_out))
-        best = min(range(len(path)), key=lambda index: path[index][1])
-        if len(path) - 1 - best >= WORSE_IN_A_ROW:
+        if len(path) - 1 - _best(path) >= NO_BETTER_IN_A_ROW:
             break
     return path
+
+
+def _best(path: list[tuple[float, float, float]]) -> int:
+    """The place of the strongest penalty that no weaker one clearly beats."""
+    best = 0
+    for place, (_, loss, _) in enumerate(path):
+        if loss < path[best][1] - WORTH:
+            best = place
+    return best
 
 
 class _Problem:
@@ -141,14 +176,14 @@ class _Problem:
         self.weight = x.new_zeros(classes, x.shape[1], requires_grad=True)
         self.bias = x.new_zeros(classes, requires_grad=True)
 
-    def solve(self, strength: float) -> tuple[Tensor, Tensor]:
+    def solve(self, strength: float, tolerance: float) -> tuple[Tensor, Tensor]:
         """The optimum at this strength, as weight and bias on features as they come."""
         optimizer = torch.optim.LBFGS(
             [self.weight, self.bias],
             max_iter=300,
             history_size=20,
-            tolerance_grad=1e-6,
-            tolerance_change=1e-10,
+            tolerance_grad=tolerance,
+            tolerance_change=tolerance * 1e-4,
             line_search_fn="strong_wolfe",
         )
 
@@ -167,5 +202,5 @@ class _Problem:
     def solve_path(self, strengths: Sequence[float]) -> tuple[Tensor, Tensor]:
         """The optimum at the last strength, reached along the path."""
         for strength in strengths[:-1]:
-            self.solve(strength)
-        return self.solve(strengths[-1])
+            self.solve(strength, ROUGH)
+        return self.solve(strengths[-1], FINE)

@@ -24,6 +24,7 @@ from graft.checkpoint import Checkpoints, reason_of
 from graft.data.items import Splits
 from graft.errors import RunError, TrainingError
 from graft.files import read_json, write_json, write_text
+from graft.numerics import is_main
 from graft.plan import Plan
 from graft.recipe import Recipe, make_recipe
 from graft.records import Record
@@ -126,7 +127,8 @@ def choose_run(out: str | Path | None, recipe: Recipe) -> Run:
         RunError: the folder holds something already.
     """
     run = Run(Path(out) if out is not None else _fresh_name(recipe))
-    refuse_taken(run)
+    if is_main():  # which may be ahead of the others and have begun it
+        refuse_taken(run)
     return run
 
 

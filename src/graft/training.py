@@ -45,7 +45,8 @@ from graft.seeds import mix
 from graft.steps import Solve
 from graft.surgery import set_training_mode
 
-SAVE_EVERY = 120.0  # seconds within an epoch; at the end of an epoch a checkpoint is always saved
+SAVE_EVERY = 30.0  # seconds between checkpoints within a phase; what a kill costs at most
+SAVE_SHARE = 0.05  # of the time, at most, goes into checkpoints of large models
 
 Records = Generator[Record, None, "Trained"]
 
@@ -131,6 +132,7 @@ class _Run:
         self.frozen = {name for name in self.model.state_dict() if name not in self.changing}
         self.digest = self._frozen_digest()
         self.started = self.saved = time.monotonic()
+        self.save_cost = 0.0
         found = self.checkpoints.newest() if self.checkpoints else None
         if found is not None:
             self._load(found)
@@ -151,13 +153,13 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint, from the main process alone."""
-        self.saved = now = time.monotonic()
+        now = time.monotonic()
         self.position = replace(
             self.position,
             saves=self.position.saves + 1,
             seconds=self.position.seconds + now - self.started,
         )
-        self.started = now
+        self.started = self.saved = now
         if self.checkpoints is None or not self.engine.main:
             return
         if self.optimizer is not None:
@@ -165,9 +167,12 @@ class _Run:
         self.checkpoints.save(
             Checkpoint(self.position, self.changing_values(), self.optimizer_state, self.best)
         )
+        self.saved = time.monotonic()
+        self.save_cost = self.saved - now
 
     def save_if_due(self) -> None:
-        if time.monotonic() - self.saved > SAVE_EVERY:
+        """Save where the last checkpoint is old, for what it costs."""
+        if time.monotonic() - self.saved > max(SAVE_EVERY, self.save_cost / SAVE_SHARE):
             self.save()
 
     def load_values(self, values: dict[str, Tensor]) -> None:
@@ -255,7 +260,7 @@ def _train(run: _Run, phase: Phase) -> Iterator[Record]:
     while run.position.epoch < train.epochs and not _exhausted(run, phase):
         yield from _epoch(run, phase, network, optimizer)
         yield _validate(run, phase)
-        run.save()
+        run.save_if_due()
     kept = run.position.kept
     if kept is not None:
         run.load_values(run.best)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -26,16 +27,16 @@ from graft.data.dataset import Pictures
 from graft.data.items import Splits
 from graft.data.scan import Progress
 from graft.engine import seeded
-from graft.errors import Interrupted, RunError
+from graft.errors import Interrupted, RunError, TrainingError
 from graft.files import write_json
 from graft.inference import forward_all
 from graft.metrics import score_logits
-from graft.numerics import resolve_device
+from graft.numerics import is_main, resolve_device
 from graft.plan import Plan, check, make_plan, needs_validation
 from graft.progress import reading, training
 from graft.recipe import Recipe, read_recipe
 from graft.records import Record
-from graft.runs import Log, Run, begin, choose_run, locked, open_run
+from graft.runs import Log, Run, begin, choose_run, locked, open_run, writing
 from graft.seeds import mix
 from graft.strategies import split_name
 from graft.training import Trained, fit_steps
@@ -194,8 +195,8 @@ def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:
     Raises:
         GraftError: as ``fit_steps``; RunError where the folder is in use.
     """
-    main = _is_main()
-    with locked(run) if main else contextlib.nullcontext():
+    main = is_main()
+    with locked(run) if main else contextlib.nullcontext(), writing(run):
         if main and not run.begun:
             begin(run, prepared.recipe, prepared.plan, prepared.splits)
         steps = fit_steps(
@@ -217,7 +218,7 @@ def drain(steps: Generator[Record, None, T], show: Callable[[Record], None] | No
                 if show is not None:
                     show(record)
                 if asked.is_set():
-                    steps.throw(Interrupted("Interrupted; the run is saved."))
+                    steps.throw(Interrupted("Interrupted."))
                 record = next(steps)
         except StopIteration as end:
             value: T = end.value
@@ -233,8 +234,9 @@ def _logged(steps: Generator[Record, None, Trained], run: Run) -> Generator[Reco
             log.write(record)
             try:
                 yield record
-            except Interrupted as interrupt:
-                steps.throw(interrupt)
+            except Interrupted:
+                advice = f"the run is saved: go on with graft resume {run.folder}."
+                steps.throw(Interrupted(f"Interrupted; {advice}"))
     except StopIteration as end:
         trained: Trained = end.value
         return trained
@@ -264,7 +266,11 @@ def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
 
 
 def measure(prepared: Prepared, trained: Trained) -> dict[str, Any]:
-    """Metrics of the trained model on validation and test data, where there are any."""
+    """Metrics of the trained model on validation and test data, where there are any.
+
+    Raises:
+        TrainingError: a loss is not finite.
+    """
     device = resolve_device(prepared.plan.numerics.device)
     results: dict[str, Any] = {
         "seconds": trained.seconds,
@@ -275,6 +281,11 @@ def measure(prepared: Prepared, trained: Trained) -> dict[str, Any]:
             continue
         logits = forward_all(trained.model, Pictures(items, prepared.backbone.preprocess), device)
         metrics = score_logits(logits.numpy(), items.targets, prepared.splits.task.labels)
+        if not math.isfinite(metrics.loss):
+            raise TrainingError(
+                f"The trained model's loss on the {name} split is {metrics.loss}: training diverged, and "
+                "the result is not kept. Usual cures: a smaller rate (train.lr), train.precision=fp32."
+            )
         results["validation" if name == "val" else name] = metrics.to_dict()
     trained.model.cpu()
     return results
@@ -307,9 +318,3 @@ def _interrupts() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _is_main() -> bool:
-    import os
-
-    return int(os.environ.get("RANK", "0")) == 0

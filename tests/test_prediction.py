@@ -1,0 +1,198 @@
+"""Predictions: the same for one picture and for many, in their order, and safe to open elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from graft.bundle import Bundle, load_bundle
+from graft.data import read_items, read_splits
+from graft.data.dataset import Pictures
+from graft.data.transforms import preprocess
+from graft.errors import DataError
+from graft.prediction import Prediction, Predictions
+from graft.recipe import DataSettings
+from small import COLOURS, make_pictures, write_pictures
+
+
+@pytest.fixture(scope="module")
+def bundle(finished_run: Path) -> Bundle:
+    return load_bundle(finished_run)
+
+
+def some_pictures(count: int = 70) -> list[np.ndarray]:
+    """More than one batch of them, of every class in turn."""
+    each = {label: make_pictures(label, count, seed=5) for label in COLOURS}
+    return [each[label][number] for number, label in zip(range(count), list(COLOURS) * count, strict=False)]
+
+
+def table(predictions: Predictions) -> torch.Tensor:
+    return torch.tensor([list((row.probabilities or {}).values()) for row in predictions])
+
+
+def test_probabilities_sum_to_one_and_the_label_has_the_largest(bundle: Bundle) -> None:
+    found = bundle.predict(some_pictures(), device="cpu")
+    assert len(found) == 70
+    for row in found:
+        assert row.probabilities is not None
+        assert list(row.probabilities) == ["blue", "green", "red"]
+        assert sum(row.probabilities.values()) == pytest.approx(1.0, abs=1e-6)
+        assert min(row.probabilities.values()) >= 0
+        assert row.label is not None
+        assert row.probability == row.probabilities[row.label] == max(row.probabilities.values())
+    assert [row.label for row in found][:6] == list(COLOURS) * 2
+
+
+def test_one_by_one_is_all_at_once_and_twice_is_once(bundle: Bundle) -> None:
+    pictures = some_pictures()
+    whole = bundle.predict(pictures, device="cpu")
+    assert bundle.predict(pictures, device="cpu") == whole
+    ones = torch.cat([table(bundle.predict([picture], device="cpu")) for picture in pictures])
+    assert torch.allclose(ones, table(whole), atol=1e-5)
+    backwards = bundle.predict(pictures[::-1], device="cpu")
+    assert torch.allclose(table(backwards).flip(0), table(whole), atol=1e-5)
+
+
+def test_predicting_leaves_the_model_as_it_is(bundle: Bundle) -> None:
+    before = {name: value.clone() for name, value in bundle.model.state_dict().items()}
+    bundle.model.train()
+    first = bundle.predict(some_pictures(3), device="cpu")
+    bundle.model.eval()
+    assert bundle.predict(some_pictures(3), device="cpu") == first
+    assert all(torch.equal(value, before[name]) for name, value in bundle.model.state_dict().items())
+
+
+def test_files_folders_and_arrays_are_the_same_pictures(bundle: Bundle, tmp_path: Path) -> None:
+    photos = write_pictures(tmp_path / "photos", {"blue": 2, "red": 3})
+    by_folder = bundle.predict(photos, device="cpu")
+    assert [row.id for row in by_folder] == sorted(path.as_posix() for path in photos.rglob("*.png"))
+    files = [Path(row.id) for row in by_folder]
+    arrays = [np.asarray(Image.open(path)) for path in files]
+    for other in (bundle.predict(files, device="cpu"), bundle.predict(arrays, device="cpu")):
+        assert torch.allclose(table(other), table(by_folder), atol=1e-6)
+    assert [row.id for row in bundle.predict(files[::-1], device="cpu")] == [
+        path.as_posix() for path in files[::-1]
+    ]
+
+
+def test_unreadable_files_are_reported_and_the_others_done(bundle: Bundle, tmp_path: Path) -> None:
+    photos = write_pictures(tmp_path, {"red": 3}) / "red"
+    (photos / "001.png").write_bytes(b"")
+    (photos / "text.jpg").write_text("no picture")
+    found = bundle.predict([photos, tmp_path / "nowhere.jpg"], device="cpu")
+    assert [Path(row.id).name for row in found if row.label] == ["000.png", "002.png"]
+    assert {Path(row.id).name: row.error for row in found.failed} == {
+        "001.png": "the file is empty",
+        "text.jpg": "it is damaged, or no JPEG, PNG, WebP, BMP, TIFF or GIF",
+        "nowhere.jpg": "there is no such file, or the link points nowhere",
+    }
+    assert all(row.label is row.probabilities is row.probability is None for row in found.failed)
+    only = bundle.predict(photos / "text.jpg", device="cpu")
+    assert len(only) == len(only.failed) == 1
+
+
+def test_nothing_to_predict_is_an_error(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("x")
+    with pytest.raises(DataError, match="No pictures in the folder"):
+        bundle.predict(tmp_path, device="cpu")
+    with pytest.raises(DataError, match="No picture was named"):
+        bundle.predict([], device="cpu")
+
+
+def test_training_validation_and_prediction_see_the_same_tensors(bundle: Bundle, tmp_path: Path) -> None:
+    """One odd picture each: sideways, grey of 16 bits, with a palette, transparent, of four inks."""
+    rgb = Image.fromarray(make_pictures("red", 1, 0)[0]).resize((11, 9))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    odd = {
+        "sideways.jpg": lambda path: rgb.save(path, exif=exif),
+        "grey16.png": lambda path: Image.fromarray(
+            np.arange(99, dtype=np.uint16).reshape(9, 11) * 600
+        ).save(path),
+        "palette.png": lambda path: rgb.quantize(7).save(path),
+        "alpha.png": lambda path: rgb.convert("RGBA").rotate(30).save(path),
+        "inks.jpg": lambda path: rgb.convert("CMYK").save(path),
+        "plain.bmp": rgb.save,
+    }
+    for label in ("a", "b"):
+        for name, save in odd.items():
+            path = tmp_path / "photos" / label / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(path)
+    how = bundle.preprocess
+    splits = read_splits(tmp_path / "photos", DataSettings(validation=0.0))
+    trained = Pictures(splits.train, how)
+    items, faults, _ = read_items(tmp_path / "photos")
+    assert not faults
+    predicted = Pictures(items, how)
+    assert len(trained) == len(predicted) == 2 * len(odd)
+    for number in range(len(trained)):
+        assert Path(str(splits.train.sources[number])) == Path(str(items.sources[number]))
+        tensor = trained[number][0]
+        assert torch.equal(tensor, predicted[number][0])
+        # What a network sees in training without augmentation is that, too.
+        assert torch.equal(tensor, Pictures(splits.train, how, preset="none")[number, 3][0])
+        assert torch.equal(tensor, preprocess(trained._decode(number), how))
+    sideways = next(i for i, name in enumerate(items.ids) if name.endswith("a/sideways.jpg"))
+    assert trained._decode(sideways).shape == (3, 11, 9)
+
+
+def make_predictions(*rows: Prediction, labels: tuple[str, ...] = ("a", "b")) -> Predictions:
+    return Predictions(rows, labels)
+
+
+def test_csv_has_a_header_and_one_column_a_label() -> None:
+    found = make_predictions(
+        Prediction("x.jpg", "b", {"a": 0.25, "b": 0.75}), Prediction("y,z.jpg", error='it is "odd"')
+    )
+    rows = list(csv.reader(io.StringIO(found.to_csv())))
+    assert rows == [
+        ["id", "label", "probability", "error", "a", "b"],
+        ["x.jpg", "b", "0.75", "", "0.25", "0.75"],
+        ["y,z.jpg", "", "", 'it is "odd"', "", ""],
+    ]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_csv_holds_no_formulas(start: str) -> None:
+    evil = f"{start}HYPERLINK(1)"
+    found = make_predictions(
+        Prediction(evil, evil, {evil: 1.0, "b": 0.0}), Prediction("x", error=evil), labels=(evil, "b")
+    )
+    cells = [cell for row in csv.reader(io.StringIO(found.to_csv())) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(start)]
+    assert cells.count(f"'{evil}".replace("\r", " ")) == 4
+
+
+def test_json_lines_hold_everything() -> None:
+    found = make_predictions(
+        Prediction("é\n.jpg", "b", {"a": 0.25, "b": 0.75}), Prediction("y.jpg", error="empty")
+    )
+    lines = found.to_jsonl().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"id": "é\n.jpg", "label": "b", "probability": 0.75, "probabilities": {"a": 0.25, "b": 0.75}},
+        {"id": "y.jpg", "error": "empty"},
+    ]
+
+
+def test_evaluation_counts_what_prediction_decides(bundle: Bundle, tmp_path: Path) -> None:
+    photos = write_pictures(tmp_path, dict.fromkeys(COLOURS, 4), seed=9)
+    (photos / "red" / "000.png").write_bytes(b"")
+    metrics = bundle.evaluate(photos, device="cpu")
+    right = [
+        row.label == Path(row.id).parent.name for row in bundle.predict(photos, device="cpu") if row.label
+    ]
+    assert metrics.n == len(right) == 11
+    assert metrics.accuracy == pytest.approx(sum(right) / len(right))
+    assert "1 unreadable picture" in metrics.problems[0]
+    (photos / "purple").mkdir()
+    (photos / "red" / "001.png").rename(photos / "purple" / "1.png")
+    with pytest.raises(DataError, match="'purple'"):
+        bundle.evaluate(photos, device="cpu")
