@@ -96,7 +96,7 @@ def test_where_the_newest_is_damaged_the_one_before_is_used(
     two.save(make_checkpoint(2))  # in place of the damaged one
     assert same(two.newest(), make_checkpoint(2))
     damage(two.folder / "00000002" / name)
-    with pytest.raises(RunError, match="No checkpoint of this run can be read:\n.*00000002"):
+    with pytest.raises(RunError, match=r"No checkpoint of this run can be read:\n.*00000002"):
         two.newest()
 
 

@@ -116,11 +116,7 @@ def test_the_log_is_written_once_and_says_the_same(place: tuple[Path, str], case
             if one.get(key) is not None:
                 assert two[key] == pytest.approx(one[key], abs=1e-4), (one, two)
     assert sorted(line[:6] for line in told.splitlines() if line.startswith("done")) == ["done 0", "done 1"]
-    assert sorted(path.name for path in (folder / "two").iterdir()) == [
-        "accumulated",
-        "latest",
-        "two-phase",
-    ]
+    assert sorted(path.name for path in (folder / "two").iterdir()) == ["accumulated", "two-phase"]
 
 
 def test_training_moved_something(place: tuple[Path, str]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from graft.data import read_splits
 from graft.data.items import Splits
 from graft.errors import DataError, RecipeError
 from graft.model import make_model
-from graft.plan import Phase, Plan, check, make_plan, needs_validation
+from graft.plan import Phase, Plan, check, describe_network, make_plan, needs_validation
 from graft.recipe import DataSettings, read_recipe
 from graft.steps import Solve
 from small import COLOURS, make_pictures, make_tiny
@@ -135,7 +136,13 @@ def test_the_plan_knows_its_size_data_and_labels() -> None:
         assert plan.labels == ("blue", "green", "red")
         assert (plan.data.train, plan.data.val, plan.data.test) == (6, 0, 0)
         assert plan.data.fingerprint == SPLITS.fingerprint
-        assert plan.weights_sha256 == backbone.source.sha256
+        assert plan.network == describe_network(backbone)
+    assert describe_network(make_tiny()) == plan.network
+    assert describe_network(TINY["random"])["sha256"] == plan.network["sha256"]  # of one seed
+    with torch.no_grad():
+        changed = make_tiny()
+        changed.trunk.stem[0].weight[0, 0, 0, 0] += 1e-6
+    assert describe_network(changed) != plan.network
 
 
 @pytest.mark.parametrize(

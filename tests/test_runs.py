@@ -25,7 +25,7 @@ from graft.recipe import DataSettings, Recipe, read_recipe
 from graft.runs import Log, Run, begin, choose_run, locked, open_run, point_latest
 from small import COLOURS, SETTINGS, make_tiny, write_pictures
 
-RECIPE = read_recipe(**SETTINGS, data__path="photos")
+RECIPE = read_recipe(**SETTINGS, data__path="/some/photos")
 
 
 @pytest.fixture
@@ -50,6 +50,20 @@ def test_a_run_remembers_what_it_is(begun: Run, plan: Plan, splits: Splits) -> N
     found.check_data(splits)
     assert found.checkpoints.newest() is None
     assert found.checkpoints.run == begun.checkpoints.run
+
+
+def test_paths_are_kept_whole_for_who_resumes_from_another_folder(
+    tmp_path: Path, plan: Plan, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(data__path="photos", weights="w.pth", backbone="hf/./net")
+    run = Run(Path("run"))
+    with locked(run):
+        begin(run, recipe, plan, splits)
+    kept = open_run("run").recipe
+    assert kept.data.path == str(tmp_path / "photos")
+    assert kept.weights == str(tmp_path / "w.pth")
+    assert kept.backbone == f"hf/{tmp_path / 'net'}"
 
 
 def touch(name: str) -> Callable[[Path], object]:
@@ -141,6 +155,22 @@ def test_a_beginning_that_was_killed_can_be_begun_again(
     with locked(again):
         begin(again, RECIPE, plan, splits)
     assert open_run(run.folder).plan == plan
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "data.json",
+        "lock",
+        "plan.json",
+        "recipe.json",
+    ]
+
+
+def test_what_a_killed_process_left_is_cleared_away(begun: Run) -> None:
+    (begun.folder / ".bundle.abc").mkdir()
+    (begun.folder / ".bundle.abc" / "weights.safetensors").write_bytes(b"x")
+    (begun.folder / ".result.json.abc").write_bytes(b"x")
+    (begun.folder / ".mine").write_bytes(b"x")
+    with locked(begun):
+        names = {path.name for path in begun.folder.iterdir() if path.name.startswith(".")}
+        assert names == {".mine"}
 
 
 def test_who_was_slower_is_refused(begun: Run, plan: Plan, splits: Splits) -> None:
@@ -168,9 +198,9 @@ def test_damaged_files_of_a_run_are_named(begun: Run, splits: Splits, text: str)
 
 def test_a_run_is_held_by_one_process_at_a_time(begun: Run) -> None:
     with locked(begun):
-        with pytest.raises(RunError, match="in use by another run; wait for it, or name another"):
-            with locked(begun):
-                pass
+        words = "in use by another run; wait for it, or name another"
+        with pytest.raises(RunError, match=words), locked(begun):
+            pass
     with locked(begun):
         pass
 
@@ -246,24 +276,29 @@ def test_where_the_data_lies_and_when_it_was_touched_is_no_change(photos: Path, 
 # latest, and the log.
 
 
-def test_latest_is_the_run_begun_last(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        run = Run(tmp_path / name)
-        run.folder.mkdir()
+def test_latest_is_the_run_begun_last_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/one", "runs/two", "elsewhere/three"):
+        run = Run(Path(name))
+        run.folder.mkdir(parents=True)
         (run.folder / "recipe.json").write_text("{}")
         point_latest(run)
-        assert open_run(tmp_path / "latest").folder == run.folder.resolve()
-    assert not (tmp_path / "latest").readlink().is_absolute()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]
+        assert open_run(Path("runs/latest")).folder == run.folder.resolve()
+    assert not Path("runs/latest").readlink().is_absolute()
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["latest", "one", "two"]
+    assert [path.name for path in Path("elsewhere").iterdir()] == ["three"]
 
 
-def test_a_folder_that_is_called_latest_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "latest").mkdir()
-    (tmp_path / "latest" / "mine").write_text("x")
-    (tmp_path / "one").mkdir()
-    point_latest(Run(tmp_path / "one"))
-    assert (tmp_path / "latest" / "mine").read_text() == "x"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one"]
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_called_latest_but_is_no_link_is_left_alone(tmp_path: Path, kind: str) -> None:
+    runs = tmp_path / "runs"
+    (runs / "one").mkdir(parents=True)
+    (runs / "latest").mkdir() if kind == "folder" else (runs / "latest").write_text("mine")
+    point_latest(Run(runs / "one"))
+    assert not (runs / "latest").is_symlink()
+    assert sorted(path.name for path in runs.iterdir()) == ["latest", "one"]
 
 
 def stepped(step: int, loss: float = 0.5) -> records.Stepped:

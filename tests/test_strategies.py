@@ -172,7 +172,7 @@ def test_a_wrong_number_of_stages_names_the_right_ones(count: str) -> None:
 
 @pytest.mark.parametrize("name", ["two_phase", "Probe", "partail:2", "fulll"])
 def test_an_unknown_strategy_is_refused_with_the_nearest(name: str) -> None:
-    with pytest.raises(RecipeError, match="no strategy.*Did you mean '(two-phase|probe|partial|full)'"):
+    with pytest.raises(RecipeError, match=r"no strategy.*Did you mean '(two-phase|probe|partial|full)'"):
         plan_steps(ask(strategy=name))
 
 

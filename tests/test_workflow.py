@@ -45,6 +45,10 @@ def stop_at(steps: Any, kind: type[records.Record], count: int = 1) -> None:
                 steps.throw(Interrupted("stop"))
 
 
+# Without a solved head, where it does not matter: solving takes most of a short run's time.
+BRIEF = {"strategy": "full", "head_init": "random", "epochs": 1}
+
+
 def weights_of(folder: Path) -> bytes:
     return (folder / "bundle" / "weights.safetensors").read_bytes()
 
@@ -65,7 +69,7 @@ def test_training_on_a_folder_gives_a_bundle_that_predicts(photos: Path, tmp_pat
     )
     assert bundle.metrics["validation"]["n"] == 6
     assert bundle.metrics["probe"]["accuracy"] > 0.5
-    assert open_run(tmp_path / "latest").finished
+    assert open_run(tmp_path / "run").finished
 
 
 def test_training_on_arrays_and_a_network_of_ones_own(tmp_path: Path) -> None:
@@ -81,16 +85,15 @@ def test_training_on_arrays_and_a_network_of_ones_own(tmp_path: Path) -> None:
     assert again.predict(list(pictures), device="cpu") == found
 
 
-def test_the_five_steps_are_what_train_does(photos: Path, tmp_path: Path) -> None:
+def test_the_five_steps_are_what_train_does(photos: Path, tmp_path: Path, finished_run: Path) -> None:
     recipe = recipe_for(photos)
     backbone = graft.load_backbone(recipe)
-    splits = graft.read_splits(recipe.data.path, recipe.data)
+    splits = graft.read_splits(recipe, backbone)
     plan = graft.make_plan(recipe, backbone, splits)
     trained = graft.fit(backbone, splits, plan)
     bundle = graft.make_bundle(trained.model, splits.task, plan.make_head(), backbone)
     path = bundle.save(tmp_path / "bundle")
-    graft.train(photos, out=tmp_path / "run", quiet=True, **SETTINGS)
-    assert (path / "weights.safetensors").read_bytes() == weights_of(tmp_path / "run")
+    assert (path / "weights.safetensors").read_bytes() == weights_of(finished_run)
 
 
 @pytest.mark.parametrize("wrong", [{"data": "nowhere"}, {"strategy": "fulll"}, {"backbone": "tiny"}])
@@ -181,27 +184,27 @@ def test_resuming_a_finished_run_gives_its_bundle(finished_run: Path) -> None:
     ("kind", "count"), [(records.Extracted, 1), (records.Validated, 1), (records.Stepped, 4)]
 )
 def test_an_interrupted_run_ends_like_a_whole_one(
-    photos: Path, tmp_path: Path, kind: type[records.Record], count: int
+    photos: Path, tmp_path: Path, finished_run: Path, kind: type[records.Record], count: int
 ) -> None:
-    expected = drain(start(photos, tmp_path / "whole"))
+    expected = json.loads((finished_run / "result.json").read_text())
     stop_at(start(photos, tmp_path / "run"), kind, count)
     assert not (tmp_path / "run" / "bundle").exists()
     with pytest.raises(RunError, match="unfinished run: go on with graft resume"):
         graft.train(photos, out=tmp_path / "run", quiet=True, **SETTINGS)
     bundle = graft.resume(tmp_path / "run", quiet=True)
-    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
+    assert weights_of(tmp_path / "run") == weights_of(finished_run)
     for key in ("validation", "probe"):
-        assert bundle.metrics[key] == expected.metrics[key]
+        assert json.loads(json.dumps(bundle.metrics[key])) == expected[key]
     logs = [
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("whole", "run")
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (finished_run, tmp_path / "run")
     ]
     told = [[line for line in log if line["record"] in ("stepped", "validated")] for log in logs]
     assert told[0] == told[1]
 
 
 def test_changed_data_is_refused(photos: Path, tmp_path: Path) -> None:
-    stop_at(start(photos, tmp_path / "run"), records.Stepped)
+    stop_at(start(photos, tmp_path / "run", **BRIEF), records.Stepped)
     moved = photos / "red" / "003.png"
     moved.rename(tmp_path / "aside.png")
     with pytest.raises(RunError, match=r"data changed.*red/003.png"):
@@ -211,25 +214,27 @@ def test_changed_data_is_refused(photos: Path, tmp_path: Path) -> None:
 
 
 def test_changed_weights_are_refused(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop_at(start(photos, tmp_path / "run"), records.Stepped)
+    stop_at(start(photos, tmp_path / "run", **BRIEF), records.Stepped)
     backbone = make_tiny()
     with torch.no_grad():
         backbone.trunk.stem[0].weight.add_(1e-6)
     changed = graft.from_module(TinyNet(), preprocess=backbone.preprocess)
     monkeypatch.setattr("graft.workflow.load_any_backbone", lambda _: changed)
-    with pytest.raises(RunError, match="weights of tiny/net:own are not those that"):
+    with pytest.raises(
+        RunError, match=r"is not the network that .*run began with \(tiny/net:own: its weights"
+    ):
         graft.resume(tmp_path / "run", quiet=True)
 
 
 def test_missing_data_is_one_error(photos: Path, tmp_path: Path) -> None:
-    stop_at(start(photos, tmp_path / "run"), records.Stepped)
+    stop_at(start(photos, tmp_path / "run", **BRIEF), records.Stepped)
     photos.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="no folder or table"):
         graft.resume(tmp_path / "run", quiet=True)
 
 
 def test_a_run_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
-    steps = start(photos, tmp_path / "run")
+    steps = start(photos, tmp_path / "run", **BRIEF)
     next(steps)
     with pytest.raises(RunError, match="in use by another run"):
         graft.resume(tmp_path / "run", quiet=True)
@@ -237,8 +242,9 @@ def test_a_run_in_use_is_refused(photos: Path, tmp_path: Path) -> None:
     graft.resume(tmp_path / "run", quiet=True)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(photos: Path, tmp_path: Path) -> None:
-    drain(start(photos, tmp_path / "whole"))
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    photos: Path, tmp_path: Path, finished_run: Path
+) -> None:
     steps = start(photos, tmp_path / "run")
     for record in steps:
         if isinstance(record, records.Stepped):
@@ -254,12 +260,12 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(photos: Path
                 pass
     assert not (tmp_path / "run" / "bundle").exists()
     graft.resume(tmp_path / "run", quiet=True)
-    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
+    assert weights_of(tmp_path / "run") == weights_of(finished_run)
 
 
-@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("turn", [1, 2, 4, 6, 7, 9])
 def test_a_disk_that_is_full_from_the_start_is_one_error(photos: Path, tmp_path: Path, turn: int) -> None:
-    recipe = recipe_for(photos, strategy="probe")
+    recipe = recipe_for(photos, **BRIEF)
     prepared, calls, original = prepare(recipe), [], os.fsync
 
     def full(descriptor: int) -> None:
@@ -333,8 +339,8 @@ if not child:
         time.sleep(0.2)
         return step(*arguments)
     training._step = slow
-    words = "--backbone tiny/net --device cpu --epochs 2 --set train.batch_size=8 --set train.precision=fp32"
-    words += " --set train.augmentation=light --set train.lr=5e-3"
+    words = "--backbone tiny/net --device cpu --epochs 2 --set train.batch_size=8"
+    words += " --set train.precision=fp32 --set train.augmentation=light --set train.lr=5e-3"
     sys.argv = ["graft", "train", photos, "--out", folder, *words.split()]
     from graft.cli import main
     code = 0

@@ -9,7 +9,7 @@ The same in five steps, each a plain value that can be looked at before the next
 
     recipe = graft.read_recipe(data__path="photos/", backbone="torchvision/resnet50")
     backbone = graft.load_backbone(recipe)
-    splits = graft.read_splits(recipe.data.path, recipe.data)
+    splits = graft.read_splits(recipe, backbone)
     plan = graft.make_plan(recipe, backbone, splits)
     trained = graft.fit(backbone, splits, plan)
 
@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graft.backbones import from_module as from_module
-    from graft.backbones import load_backbone as load_backbone
     from graft.backbones import register_library as register_library
     from graft.backbones.catalog import find_models as find_models
     from graft.backbones.contract import Backbone as Backbone
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from graft.bundle import Bundle as Bundle
     from graft.bundle import load_bundle as load_bundle
     from graft.bundle import make_bundle as make_bundle
-    from graft.data import read_splits as read_splits
     from graft.data.items import Splits as Splits
     from graft.errors import BackboneError as BackboneError
     from graft.errors import BundleError as BundleError
@@ -67,15 +65,16 @@ if TYPE_CHECKING:
     from graft.training import Trained as Trained
     from graft.training import fit as fit
     from graft.training import fit_steps as fit_steps
+    from graft.workflow import load_backbone as load_backbone
+    from graft.workflow import read_splits as read_splits
     from graft.workflow import resume as resume
     from graft.workflow import train as train
 
 _HOMES = {
-    "backbones": ("from_module", "load_backbone", "register_library"),
+    "backbones": ("from_module", "register_library"),
     "backbones.catalog": ("find_models",),
     "backbones.contract": ("Backbone", "Preprocess", "Source", "Stage"),
     "bundle": ("Bundle", "load_bundle", "make_bundle"),
-    "data": ("read_splits",),
     "data.items": ("Splits",),
     "errors": (
         "BackboneError",
@@ -107,7 +106,7 @@ _HOMES = {
     ),
     "task": ("Task",),
     "training": ("Trained", "fit", "fit_steps"),
-    "workflow": ("resume", "train"),
+    "workflow": ("load_backbone", "read_splits", "resume", "train"),
 }
 _HOME_OF = {name: f"graft.{home}" for home, names in _HOMES.items() for name in names}
 

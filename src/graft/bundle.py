@@ -116,7 +116,7 @@ class Bundle:
         with torch.inference_mode():
             logits = model(inputs).float()
         if not all(torch.isfinite(value).all() for value in (*state.values(), logits)):
-            raise BundleError(f"The bundle was not written: its values are not finite.")
+            raise BundleError("The bundle was not written: its values are not finite.")
         save_file(_unshared(state), folder / WEIGHTS)
         save_file({"inputs": inputs.contiguous(), "logits": logits.contiguous()}, folder / GOLDEN)
         values = {
@@ -261,7 +261,8 @@ def _make_own(stored: Bundle, factory: Factory | None) -> nn.Module:
             f"{stored.source.id} was a module of your own and no code is stored: load the bundle from "
             "Python, with factory=the function that builds the module."
         )
-    return from_module(factory(), preprocess=stored.preprocess, name=stored.source.name).trunk
+    head = stored.source.options.get("head")  # where it was taken out before
+    return from_module(factory(), preprocess=stored.preprocess, name=stored.source.name, head=head).trunk
 
 
 def _read_tensors(file: Path, expected: str) -> dict[str, Tensor]:

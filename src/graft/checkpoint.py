@@ -47,6 +47,7 @@ class Position:
     waited: int = 0
     saves: int = 0
     records: int = 0
+    solved: dict[str, float | None] | None = None
     seconds: float = 0.0
 
     def next_phase(self) -> Position:
@@ -56,6 +57,7 @@ class Position:
             epochs_before=self.epochs_before + self.epoch,
             saves=self.saves,
             records=self.records,
+            solved=self.solved,
             seconds=self.seconds,
         )
 

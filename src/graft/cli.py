@@ -146,8 +146,8 @@ def predict(
     run: RunFolder,
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     style: Annotated[
-        str, typer.Option("--format", help="table, jsonl or csv.", metavar="FORMAT")
-    ] = "table",
+        str | None, typer.Option("--format", help="table, jsonl or csv.", metavar="FORMAT")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write in place of the screen.")] = None,
     recipe: RecipeFile = None,
     settings: Set = None,
@@ -158,22 +158,25 @@ def predict(
     from graft.bundle import load_bundle
     from graft.errors import RecipeError
     from graft.files import write_text
-    from graft.recipe import read_recipe
     from graft.terminal import prediction_table, show_problems
 
-    if style not in ("table", "jsonl", "csv"):
+    if style not in (None, "table", "jsonl", "csv"):
         raise RecipeError(f"--format {style!r} is not table, jsonl or csv.")
-    asked = read_recipe(recipe, settings or (), device=device)
+    if style and as_json:
+        raise RecipeError("--json prints one JSON object; leave --format out, or --json.")
+    asked = _reading_recipe(recipe, settings, device)
     found = load_bundle(run).predict(pictures, device=asked.device, settings=asked.data)
+    if style is None and out is not None:
+        style = "jsonl" if out.suffix == ".jsonl" else "csv"
     text = found.to_jsonl() if style == "jsonl" else found.to_csv()
+    if as_json:
+        _print_json({"predictions": [row.to_dict() for row in found]})
     if out is not None:
         write_text(out, text)
-    elif as_json:
-        _print_json({"predictions": [row.to_dict() for row in found]})
-    elif style == "table":
-        _console().print(prediction_table(found))
-    else:
+    elif style in ("csv", "jsonl"):
         sys.stdout.write(text)
+    elif not as_json:
+        _console().print(prediction_table(found))
     show_problems(_console(stderr=True), found.problems)
     if found.failed:
         _console(stderr=True).print(f"{len(found.failed)} of {len(found)} could not be read.")
@@ -191,10 +194,9 @@ def evaluate(
 ) -> None:
     """Measure a bundle on labelled pictures."""
     from graft.bundle import load_bundle
-    from graft.recipe import read_recipe
     from graft.terminal import metrics_tables
 
-    asked = read_recipe(recipe, settings or (), device=device)
+    asked = _reading_recipe(recipe, settings, device)
     metrics = load_bundle(run).evaluate(data, device=asked.device, settings=asked.data).to_dict()
     if as_json:
         _print_json(metrics)
@@ -221,7 +223,9 @@ def run_demo(
 
     console = _console(stderr=as_json)
     shown = make_demo(out)
-    console.print(f"Scanned digits of scikit-learn as a folder of pictures: {shown.pictures}\n")
+    console.print(
+        f"Scanned digits of scikit-learn as a folder of pictures: {shown.pictures}\n", markup=False
+    )
     rows = []
     for name, strategy in STRATEGIES.items():
         asked = shown.recipe(strategy, seed=seed or 0, device=device or "auto")
@@ -230,9 +234,10 @@ def run_demo(
         rows.append((name, {key: bundle.metrics[key] for key in ("test", "seconds")}))
     console.print(result_table(rows))
     kept = shown.run_folder(STRATEGIES["fine-tuned"]) / "bundle"
-    console.print(f"\nThe fine-tuned bundle is {kept}. Five test pictures:")
+    console.print(f"\nThe fine-tuned bundle is {kept}. Five test pictures:", markup=False)
     console.print(prediction_table(load_bundle(kept).predict(shown.examples())))
-    console.print(f"\nNow your own: graft train photos/   then: graft predict {kept} picture.jpg")
+    advice = f"\nNow your own: graft train photos/   then: graft predict {kept} picture.jpg"
+    console.print(advice, markup=False)
     if as_json:
         _print_json({"results": dict(rows), "bundle": str(kept)})
 
@@ -282,6 +287,9 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+    except OSError as error:
+        print(f"graft: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
+        sys.exit(FAILED)
 
 
 def _recipe(
@@ -310,6 +318,18 @@ def _recipe(
     )
 
 
+def _reading_recipe(file: Path | None, settings: list[str] | None, device: str | None) -> Recipe:
+    """A recipe of which only the device and the way data is read matter, and nothing else is set."""
+    from graft.errors import RecipeError
+    from graft.recipe import read_recipe
+
+    asked = read_recipe(file, settings or (), device=device)
+    others = sorted(asked.model_fields_set - {"data", "device"})
+    if others:
+        raise RecipeError(f"Of no effect here: {', '.join(others)}; only data.* and device can be set.")
+    return asked
+
+
 def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) -> None:
     """Carry out a run before a person's eyes, and show what came out."""
     _show_result(_carry_out(prepared, run, console), run, console, as_json=as_json)
@@ -327,13 +347,13 @@ def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -
 
 
 def _carry_out(prepared: Prepared, run: Run, console: Console) -> Bundle:
-    from graft.progress import training
+    from graft.progress import showing
     from graft.terminal import show_plan, show_problems
     from graft.workflow import carry_out, drain
 
     show_problems(console, prepared.splits.problems)
     show_plan(console, prepared.plan)
-    with training(console) as show:
+    with showing(console) as show:
         return drain(carry_out(prepared, run), show)
 
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft.errors import RunError
 from graft.recipe import Recipe, read_recipe
 
 LABELS_A_CLASS = 10
@@ -74,12 +75,21 @@ def _spread(labels: list[int]) -> set[int]:
 
 
 def make_demo(folder: Path) -> Demo:
-    """Write the digits as PNGs below ``folder``, in place of what an earlier demonstration left."""
+    """Write the digits as PNGs below ``folder``, in place of what an earlier demonstration left.
+
+    Raises:
+        RunError: the folder holds something that no demonstration wrote.
+    """
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits
 
     demo = Demo(folder)
+    marker = folder / ".graft-demo"
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise RunError(f"{folder} is not empty; name a new folder for the demonstration with --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     for old in (demo.pictures, folder / "runs"):
         shutil.rmtree(old, ignore_errors=True)
     digits = load_digits()

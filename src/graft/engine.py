@@ -50,7 +50,7 @@ class Engine:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model on its device, gradients averaged over processes; call after freezing."""
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        network: nn.Module = self.accelerator.prepare_model(model)
+        network: nn.Module = self.accelerator.prepare_model(model, device_placement=False)
         return network
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -86,6 +86,12 @@ class Engine:
 
         sent: Tensor = broadcast(values.to(self.device)).cpu()
         return sent
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """The main process's buffers for all: batch-norm statistics that train differ by process."""
+        if self.processes > 1:
+            for buffer in model.buffers():
+                buffer.copy_(self.broadcast(buffer).to(buffer.device))
 
     def wait(self) -> None:
         """Until every process is here."""

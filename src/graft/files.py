@@ -86,16 +86,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path, error: type[GraftError]) -> Any:
-    """Plain values from a JSON file that may be damaged or hostile.
+def read_json(path: Path, error: type[GraftError], *, most: int | None = MAX_JSON_BYTES) -> Any:
+    """Plain values from a JSON file that may be damaged or hostile; ``most``: its largest size.
 
     Raises:
         GraftError: of the given type, when the file is missing, too large, too deep, not UTF-8, not
             JSON, holds a key twice, or holds NaN or infinity.
     """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise error(f"{path} is larger than {MAX_JSON_BYTES} bytes; it is not a file of graft's.")
+        if most is not None and path.stat().st_size > most:
+            raise error(f"{path} is larger than {most} bytes; it is not a file of graft's.")
         text = path.read_bytes().decode("utf-8")
     except OSError as problem:
         raise error(f"Cannot read {path}: {problem.strerror or problem}.") from None

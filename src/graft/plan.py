@@ -7,6 +7,7 @@ the run; what is saved is what ran.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 from torch import nn
 
+from graft.backbones import state_digest
 from graft.backbones.contract import Backbone
 from graft.data.items import Items, Splits
 from graft.errors import DataError, RecipeError
@@ -78,7 +80,8 @@ class Plan(Frozen):
     strategy: str
     seed: int
     backbone: str
-    weights_sha256: str
+    network: dict[str, Any]
+    """Fingerprint of the trunk's values, how it was built, and its preprocessing."""
     stages: tuple[StageSize, ...]
     head: dict[str, Any]
     labels: tuple[str, ...]
@@ -141,6 +144,7 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits) -> Plan:
         RecipeError: as :func:`check`.
         DataError: fewer training pictures than processes.
     """
+    check(recipe, backbone)
     numerics = resolve_numerics(recipe)
     per_epoch = steps_in_epoch(len(splits.train), recipe.train.batch_size)
     if len(splits.train) // per_epoch < numerics.processes:
@@ -155,7 +159,7 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits) -> Plan:
         strategy=recipe.strategy,
         seed=recipe.seed,
         backbone=backbone.source.id,
-        weights_sha256=backbone.source.sha256,
+        network=describe_network(backbone),
         stages=tuple(StageSize(name=name, parameters=sizes[name]) for name in backbone.stage_names),
         head=head.to_dict(),
         labels=splits.task.labels,
@@ -172,6 +176,17 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits) -> Plan:
         numerics=numerics,
         notes=tuple(_notes(ask, splits, backbone)),
     )
+
+
+def describe_network(backbone: Backbone) -> dict[str, Any]:
+    """What makes this network this one, as plain values: a run never goes on with another."""
+    values = {
+        "sha256": state_digest(backbone.trunk),
+        "options": backbone.source.options,
+        "preprocess": backbone.preprocess.to_dict(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
 
 
 def needs_validation(recipe: Recipe, backbone: Backbone) -> bool:
@@ -251,10 +266,24 @@ def _notes(ask: Ask, splits: Splits, backbone: Backbone) -> Iterable[str]:
         why = "is not linear" if ask.pretrained else "stands on random weights"
         yield f"The head starts random: it {why}, so it cannot be solved."
     steps = plan_steps(ask)
-    if splits.val is None and any(isinstance(step, Train) for step in steps):
+    trains = any(isinstance(step, Train) for step in steps)
+    unused = _unused(ask.recipe, trains=trains, validates=splits.val is not None)
+    if unused:
+        yield f"Set, but of no effect here: {', '.join(unused)}."
+    if splits.val is None and trains:
         yield "There is no validation data: the last weights are kept, whatever they are worth."
     if backbone.unused:
         yield f"{len(backbone.unused)} parameters of the backbone are never used and never train."
+
+
+def _unused(recipe: Recipe, *, trains: bool, validates: bool) -> list[str]:
+    """Settings that were given and that no step of this plan looks at."""
+    given = {f"train.{name}" for name in recipe.train.model_fields_set}
+    if recipe.epochs is not None:
+        given.add("epochs")
+    if not trains:
+        return sorted(given - {"train.workers", "train.batch_size"})
+    return [] if validates else sorted(given & {"train.patience", "train.select"})
 
 
 def _sizes(backbone: Backbone) -> dict[str, int]:

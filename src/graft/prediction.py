@@ -114,6 +114,8 @@ def predict_items(
     Raises:
         DataError: a path does not exist, or no picture is found.
     """
+    if getattr(data, "ndim", 0) == 4:  # an array or tensor of several pictures
+        data = list(data)
     items, faults, problems = read_items(data, _for_network(settings, preprocess))
     if not items and not faults:
         raise DataError("\n".join(map(str, problems)) or "No picture was named.")

@@ -26,7 +26,9 @@ from graft.steps import STRENGTHS
 SMALL = 20_000_000  # multiplications of one pass below which one thread is quicker than two
 NO_BETTER_IN_A_ROW = 3  # weaker penalties tried in vain before the path is given up
 WORTH = 1e-3  # nats: less gain than this does not justify a weaker penalty
-ROUGH, FINE = 1e-4, 1e-6  # largest gradient entry left: while comparing, and in the head that is kept
+# Largest gradient entry left, times the number of classes (entries of the mean loss shrink with it):
+# while penalties are compared, and in the head that is kept.
+ROUGH, FINE = 1e-3, 1e-5
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,8 @@ class _Problem:
             [self.weight, self.bias],
             max_iter=300,
             history_size=20,
-            tolerance_grad=tolerance,
-            tolerance_change=tolerance * 1e-4,
+            tolerance_grad=tolerance / len(self.bias),
+            tolerance_change=tolerance / len(self.bias) * 1e-4,
             line_search_fn="strong_wolfe",
         )
 

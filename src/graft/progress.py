@@ -23,7 +23,7 @@ def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
-def training(console: Console) -> Iterator[Callable[[Record], None]]:
+def showing(console: Console) -> Iterator[Callable[[Record], None]]:
     """A function that shows records as a progress bar for each phase."""
     with _bars(console) as bars:
         yield _Bars(bars).show

@@ -24,7 +24,11 @@ class Frozen(BaseModel):
     """A value that refuses unknown keys and never changes."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,  # a column or folder that is called 2024
+        use_attribute_docstrings=True,
     )
 
 
@@ -70,8 +74,8 @@ class TrainSettings(Frozen):
     """Share of a phase's steps in which the rates rise linearly from zero."""
     weight_decay: float | None = Field(default=None, ge=0.0)
     """Decay of weights; biases and normalisation parameters have none."""
-    clip: float | None = Field(default=1.0, gt=0.0)
-    """Largest global norm of the gradient."""
+    clip: float | None = Field(default=1.0, ge=0.0)
+    """Largest global norm of the gradient; 0: no limit."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of each target spread over all classes."""
     augmentation: Literal["none", "light", "standard", "aggressive"] | None = None

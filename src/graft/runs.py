@@ -14,8 +14,9 @@ import json
 import math
 import os
 import re
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,14 +26,15 @@ from graft.data.items import Splits
 from graft.errors import RunError, TrainingError
 from graft.files import read_json, write_json, write_text
 from graft.numerics import is_main
-from graft.plan import Plan
+from graft.plan import Phase, Plan
 from graft.recipe import Recipe, make_recipe
 from graft.records import Record
 
 RUNS = Path("runs")
 LATEST = "latest"
 _BEGINNINGS = {"lock", "data.json", "plan.json"}  # written before a run counts as begun
-_HALF_WRITTEN = re.compile(r"\.(data|plan|recipe)\.json\..+")  # what a killed beginning leaves
+# What a process that was killed while it wrote leaves behind.
+_HALF_WRITTEN = re.compile(r"\.((data|plan|recipe|result)\.json|metrics\.jsonl|bundle)\..+")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Run:
         )
 
     def _facts(self) -> dict[str, Any]:
-        facts = read_json(self.folder / "data.json", RunError)
+        facts = read_json(self.folder / "data.json", RunError, most=None)
         if not isinstance(facts, dict) or not facts.keys() >= {"run", "fingerprint", "items"}:
             raise RunError(f"{self.folder / 'data.json'} is damaged: keys are missing.")
         return facts
@@ -159,13 +161,23 @@ def begin(run: Run, recipe: Recipe, plan: Plan, splits: Splits) -> None:
         RunError: another process was quicker.
     """
     refuse_taken(run)
-    for path in run.folder.iterdir():
-        if _HALF_WRITTEN.fullmatch(path.name):
-            path.unlink()
     write_json(run.folder / "data.json", {"run": uuid.uuid4().hex, **data_facts(splits)})
     write_text(run.folder / "plan.json", plan.to_json() + "\n")
-    write_text(run.folder / "recipe.json", recipe.to_json() + "\n")
+    write_text(run.folder / "recipe.json", _from_anywhere(recipe).to_json() + "\n")
     point_latest(run)
+
+
+def _from_anywhere(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that the run can be resumed from another folder."""
+    changes: dict[str, Any] = {}
+    if recipe.data.path:
+        data = recipe.data.model_copy(update={"path": str(Path(recipe.data.path).absolute())})
+        changes["data"] = data
+    if recipe.weights is not None:
+        changes["weights"] = str(Path(recipe.weights).absolute())
+    if recipe.backbone.startswith("hf/."):
+        changes["backbone"] = f"hf/{Path(recipe.backbone.removeprefix('hf/')).absolute()}"
+    return recipe.model_copy(update=changes)
 
 
 def open_run(path: str | Path) -> Run:
@@ -199,7 +211,14 @@ def locked(run: Run) -> Iterator[None]:
             raise RunError(
                 f"{run.folder} is in use by another run; wait for it, or name another folder with --out."
             ) from None
+        _clear_half_written(run)
         yield
+
+
+def _clear_half_written(run: Run) -> None:
+    for path in run.folder.iterdir():
+        if _HALF_WRITTEN.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager
@@ -219,13 +238,22 @@ def writing(run: Run) -> Iterator[None]:
 
 
 def point_latest(run: Run) -> None:
-    """Let ``latest`` beside the run point to it, where the file system has symbolic links."""
-    link = run.folder.parent / f".{LATEST}.{os.getpid()}"
+    """Let ``runs/latest`` point to the run, where the file system has symbolic links.
+
+    The link stands beside the run where that is in a folder named ``runs``, else in the ``runs`` of the
+    working folder, if there is one. Anything but a link of that name is left alone.
+    """
+    home = run.folder.parent if run.folder.absolute().parent.name == RUNS.name else RUNS
+    latest = home / LATEST
+    if not home.is_dir() or (latest.exists() and not latest.is_symlink()):
+        return
+    target = os.path.relpath(run.folder.absolute(), home.absolute())
+    link = home / f".{LATEST}.{os.getpid()}"
     with contextlib.suppress(OSError):
         link.unlink(missing_ok=True)
-        link.symlink_to(run.folder.name, target_is_directory=True)
+        link.symlink_to(target, target_is_directory=True)
         try:
-            link.replace(run.folder.parent / LATEST)
+            link.replace(latest)
         finally:
             link.unlink(missing_ok=True)
 
@@ -233,12 +261,17 @@ def point_latest(run: Run) -> None:
 class Log:
     """The run's records as JSON lines, and as TensorBoard events where that is installed."""
 
-    def __init__(self, run: Run, records: int) -> None:
-        """Go on after the first ``records`` lines; later ones are of steps that will run again."""
+    def __init__(self, run: Run, records: int, steps_before: Sequence[int] = (0,)) -> None:
+        """Go on after the first ``records`` lines; later ones are of steps that will run again.
+
+        ``steps_before``: for each phase, the steps of the phases before it (:func:`count_before`).
+        """
         kept = _first_lines(run.log, records)
         write_text(run.log, "".join(kept))
         self._file: IO[str] = run.log.open("a", encoding="utf-8")
-        self._board = _tensorboard(run.folder / "tensorboard", records)
+        self._steps_before = steps_before
+        done = [self._place(values) for values in map(json.loads, kept) if "step" in values]
+        self._board = _tensorboard(run.folder / "tensorboard", max(done) + 1 if done else None)
 
     def write(self, record: Record) -> None:
         if not record.logged:
@@ -247,7 +280,11 @@ class Log:
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
         if self._board is not None and "step" in values:
-            _log_scalars(self._board, values)
+            _log_scalars(self._board, values, self._place(values))
+
+    def _place(self, values: dict[str, Any]) -> int:
+        """Steps done in the whole run, which is where TensorBoard draws a record."""
+        return int(self._steps_before[values["phase"]]) + int(values["step"])
 
     def close(self) -> None:
         self._file.close()
@@ -264,22 +301,29 @@ def _first_lines(path: Path, count: int) -> list[str]:
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as file:
-        return [line for _, line in zip(range(count), file, strict=False)]
+        lines = [line for _, line in zip(range(count), file, strict=False)]
+    return [line for line in lines if line.endswith("\n")]  # a power cut may tear the last one
 
 
-def _tensorboard(folder: Path, purge: int) -> Any:
+def count_before(plan: Plan) -> list[int]:
+    """For each phase, the steps of those before it."""
+    lengths = [phase.steps if isinstance(phase, Phase) else 0 for phase in plan.phases]
+    return [sum(lengths[:index]) for index in range(len(lengths))]
+
+
+def _tensorboard(folder: Path, purge: int | None) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=purge or None)
+    return SummaryWriter(str(folder), purge_step=purge)
 
 
-def _log_scalars(board: Any, values: dict[str, Any]) -> None:
+def _log_scalars(board: Any, values: dict[str, Any], step: int) -> None:
     prefix = f"phase {values['phase'] + 1}/{'validation' if 'best' in values else 'training'}"
     for key in ("loss", "accuracy", "rate"):
         if values.get(key) is not None:
-            board.add_scalar(f"{prefix}/{key}", values[key], values["step"])
+            board.add_scalar(f"{prefix}/{key}", values[key], step)
 
 
 def _fresh_name(recipe: Recipe) -> Path:

@@ -50,7 +50,7 @@ class Train(Frozen):
     """Share of the steps in which rates rise linearly."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     weight_decay: float = Field(default=0.01, ge=0)
-    clip: float | None = Field(default=1.0, gt=0)
+    clip: float | None = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augmentation: Literal["none", "light", "standard", "aggressive"] = "light"
     batchnorm: Literal["frozen", "train"] = "frozen"

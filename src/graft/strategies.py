@@ -20,7 +20,7 @@ from graft.errors import RecipeError, suggest
 from graft.recipe import Recipe
 from graft.steps import Rates, Solve, Step, Train
 
-BODY_RATE, EARLY_RATE = 1e-4, 1e-5
+BODY_RATE, EARLY_FACTOR = 1e-4, 0.1
 RANDOM_HEAD_RATE, SOLVED_HEAD_FACTOR = 1e-3, 3.0
 ALONE_HEAD_RATE = 1e-2  # a random head trained alone, before the body moves
 FEWEST_STEPS, MOST_EPOCHS = 500, 40
@@ -109,19 +109,17 @@ def _probe(ask: Ask, _: str) -> tuple[Step, ...]:
 
 def _partial(ask: Ask, parameter: str) -> tuple[Step, ...]:
     count = _count(parameter or "1", most=len(ask.stages))
-    body = ask.recipe.train.lr or BODY_RATE
-    rates = _rates(ask, top=body, lowest=body)
+    rates = _rates(ask)
     return *_start(ask), _train(ask, f"last {count}", stages=ask.stages[-count:], rates=rates)
 
 
 def _full(ask: Ask, _: str) -> tuple[Step, ...]:
-    rates = _rates(ask, top=BODY_RATE, lowest=EARLY_RATE)
+    rates = _rates(ask, spread=EARLY_FACTOR)
     return *_start(ask), _train(ask, "all stages", stages=ask.stages, rates=rates)
 
 
 def _two_phase(ask: Ask, _: str) -> tuple[Step, ...]:
-    body = ask.recipe.train.lr or BODY_RATE
-    rates = _rates(ask, top=body, lowest=body)
+    rates = _rates(ask)
     whole = _train(ask, "all stages", stages=ask.stages, rates=rates)
     if ask.solve_head:
         return Solve(name="head"), whole
@@ -162,11 +160,12 @@ def _start(ask: Ask) -> tuple[Step, ...]:
     return (Solve(name="head"),) if ask.solve_head else ()
 
 
-def _rates(ask: Ask, *, top: float, lowest: float) -> Rates:
+def _rates(ask: Ask, *, spread: float = 1.0) -> Rates:
+    """Of a phase in which the body moves; the lowest stage has ``spread`` times the top one's rate."""
     wish = ask.recipe.train
-    top = wish.lr or top
+    top = wish.lr or BODY_RATE
     head = top * SOLVED_HEAD_FACTOR if ask.solve_head else max(RANDOM_HEAD_RATE, top)
-    return Rates(head=wish.head_lr or head, top=top, lowest=wish.lowest_lr or min(lowest, top))
+    return Rates(head=wish.head_lr or head, top=top, lowest=wish.lowest_lr or top * spread)
 
 
 def _head_rates(ask: Ask, rate: float) -> Rates:

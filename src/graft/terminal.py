@@ -18,6 +18,8 @@ from graft.prediction import Predictions
 from graft.progress import percent
 from graft.steps import Solve
 
+OUT_OF_FOLD = "training, out of fold"
+
 
 def show_plan(console: Console, plan: Plan) -> None:
     """The plan as a table, with what stands around it in words."""
@@ -113,6 +115,11 @@ def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
     for name, metrics in rows:
         seconds = f"{metrics['seconds']:.1f}" if "seconds" in metrics else ""
         for place, found in _scores(metrics):
+            if place == OUT_OF_FOLD:
+                table.add_row(
+                    "solved head", place, "", percent(found["accuracy"]), f"{found['loss']:.3f}", ""
+                )
+                continue
             items = f"{found['n']:,}" if "n" in found else ""
             accuracy, loss = percent(found["accuracy"]), f"{found['loss']:.3f}"
             table.add_row(escape(name), place, items, accuracy, loss, seconds)
@@ -122,7 +129,7 @@ def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
 
 def _scores(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     names = {
-        "probe": "training, solved head out of fold",
+        "probe": OUT_OF_FOLD,
         "validation": "validation",
         "test": "test",
     }

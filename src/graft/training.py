@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from graft import records
 from graft.backbones.assembly import tensors_digest
 from graft.backbones.contract import Backbone
+from graft.batchnorm import running_norms
 from graft.checkpoint import (
     Checkpoint,
     Checkpoints,
@@ -45,8 +46,8 @@ from graft.seeds import mix
 from graft.steps import Solve
 from graft.surgery import set_training_mode
 
-SAVE_EVERY = 30.0  # seconds between checkpoints within a phase; what a kill costs at most
-SAVE_SHARE = 0.05  # of the time, at most, goes into checkpoints of large models
+SAVE_EVERY = 30.0  # seconds between checkpoints within a phase, or longer where saving is slow:
+SAVE_SHARE = 0.05  # at most this share of the time goes into checkpoints
 
 Records = Generator[Record, None, "Trained"]
 
@@ -56,12 +57,14 @@ class Trained:
     """What came out of a plan: the model on the CPU, in evaluation mode, and how long it took.
 
     ``frozen_unchanged``: how many values were frozen throughout; they were compared bit by bit.
+    ``solved``: strength, out-of-fold loss and accuracy of the head that was solved, where one was.
     """
 
     model: Model
     plan: Plan
     seconds: float
     frozen_unchanged: int
+    solved: dict[str, float | None] | None = None
 
 
 def fit(
@@ -128,7 +131,7 @@ class _Run:
         self.engine: Engine = start_engine(self.plan.numerics)
         self.model = make_model(self.backbone, self.plan.make_head(), seed=mix(self.plan.seed, "head"))
         self.model.to(self.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.changing = _changing(self.model, self.plan)
+        self.changing = _changing(self.model, self.plan, self.backbone)
         self.frozen = {name for name in self.model.state_dict() if name not in self.changing}
         self.digest = self._frozen_digest()
         self.started = self.saved = time.monotonic()
@@ -186,7 +189,7 @@ class _Run:
             )
         seconds = self.position.seconds + time.monotonic() - self.started
         self.engine.wait()
-        return Trained(self.model.cpu().eval(), self.plan, seconds, len(self.frozen))
+        return Trained(self.model.cpu().eval(), self.plan, seconds, len(self.frozen), self.position.solved)
 
     def _load(self, found: Checkpoint) -> None:
         self.position, self.best = found.position, found.best
@@ -198,14 +201,34 @@ class _Run:
         return tensors_digest({name: values[name] for name in self.frozen})
 
 
-def _changing(model: Model, plan: Plan) -> set[str]:
+def _changing(model: Model, plan: Plan, backbone: Backbone) -> set[str]:
     """Names of the values that the plan lets move: what trains, and statistics that are updated."""
     phases = [phase for phase in plan.phases if isinstance(phase, Phase)]
     names = {name for phase in phases for group in phase.groups for name in group.parameters}
     names |= {name for name in model.state_dict() if name.startswith("head.")}
-    if any(phase.train.batchnorm == "train" and phase.train.stages for phase in phases):
-        names |= {name for name, _ in model.named_buffers()} & set(model.state_dict())
-    return names
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    moving = {id(parameters[name]) for name in names if name in parameters}
+    tied = {name for name, parameter in parameters.items() if id(parameter) in moving}
+    return names | tied | _changing_buffers(model, phases, backbone)
+
+
+def _changing_buffers(model: Model, phases: list[Phase], backbone: Backbone) -> set[str]:
+    """Buffers of stages that train in some phase; batch-norm's only where its statistics train."""
+    training = {stage for phase in phases for stage in phase.train.stages}
+    if not training:
+        return set()
+    resting = [
+        f"trunk.{module}"
+        for stage in backbone.stages
+        if stage.name not in training
+        for module in stage.modules
+    ]
+    if all(phase.train.batchnorm == "frozen" for phase in phases):
+        norms = {id(norm) for norm in running_norms(model)}
+        resting += [name for name, module in model.named_modules() if id(module) in norms]
+    saved = model.state_dict().keys()
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)} & saved
+    return {name for name in buffers if not any(name.startswith(f"{owner}.") for owner in resting)}
 
 
 def _solve(run: _Run, step: Solve) -> Iterator[Record]:
@@ -215,6 +238,7 @@ def _solve(run: _Run, step: Solve) -> Iterator[Record]:
     features = yield from _features(run, run.splits.train)
     targets = run.splits.train.targets
     assert targets is not None
+    _refuse_nonfinite_features(features, run)
     solution = solve_head(
         features,
         targets,
@@ -226,8 +250,20 @@ def _solve(run: _Run, step: Solve) -> Iterator[Record]:
     )
     weight, bias = engine.broadcast(solution.weight), engine.broadcast(solution.bias)
     set_linear_head(run.model, weight, bias)
+    found = {"strength": solution.strength, "loss": solution.loss, "accuracy": solution.accuracy}
+    run.position = replace(run.position, solved=found)
     yield records.Solved(index, solution.strength, solution.loss, solution.accuracy, len(solution.path))
     yield records.Finished(index, None, 0)
+
+
+def _refuse_nonfinite_features(features: Tensor, run: _Run) -> None:
+    broken = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        ids = ", ".join(run.splits.train.ids[item] for item in broken[:8])
+        raise TrainingError(
+            f"The backbone gives features that are not finite for {len(broken)} of {len(features)} "
+            f"pictures ({ids}); its weights or its preprocessing are not right for them."
+        )
 
 
 def _features(run: _Run, items: Items) -> Generator[Record, None, Tensor]:
@@ -334,10 +370,10 @@ def _epoch(
         loss = _step(run, phase, network, optimizer, batch, tensors, targets)
         position = run.position
         run.position = replace(position, step=position.step + 1, loss_sum=position.loss_sum + loss)
-        run.save_if_due()
         step = position.epoch * phase.steps_per_epoch + position.step + 1
         rate = optimizer.param_groups[-1]["lr"]
         yield records.Stepped(position.phase, position.epoch + 1, step, loss, rate)
+        run.save_if_due()  # now that the record is told, and counted
 
 
 def _step(
@@ -372,10 +408,9 @@ def _step(
                 total += share.detach()
     loss = float(engine.total(total))
     _refuse_nonfinite(loss, "loss", run, phase, batch)
-    if train.clip is not None:
-        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(trained, train.clip))
-        _refuse_nonfinite(norm, "gradient norm", run, phase, batch)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = float(nn.utils.clip_grad_norm_(trained, train.clip or math.inf))
+    _refuse_nonfinite(norm, "gradient norm", run, phase, batch)
     optimizer.step()
     optimizer.zero_grad()
     return loss
@@ -389,14 +424,15 @@ def _refuse_nonfinite(value: float, what: str, run: _Run, phase: Phase, batch: l
     raise TrainingError(
         f"The {what} is {value} in phase {phase.train.name!r}, epoch {run.position.epoch + 1}, "
         f"step {run.position.step + 1} of the epoch. The batch: {', '.join(ids[:8])}{more}. "
-        "The weights before this step are kept in the last checkpoint. Usual cures: a smaller rate "
-        f"(train.lr, now {phase.train.rates.top:g}), train.precision=fp32, train.clip=1.0."
+        "Begin a new run with a smaller rate "
+        f"(train.lr, now {phase.train.rates.top:g}), train.precision=fp32 or train.clip=1.0."
     )
 
 
 def _validate(run: _Run, phase: Phase) -> Record:
     """Meet the validation data and move the position past this epoch, keeping the best weights."""
     position = run.position
+    run.engine.share_buffers(run.model)
     first = not position.validated
     epoch = position.epoch if first else position.epoch + 1
     scores = _validation_scores(run)

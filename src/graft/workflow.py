@@ -7,6 +7,7 @@ whoever wants to see the plan first and watch the records go by.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import signal
@@ -27,16 +28,16 @@ from graft.data.dataset import Pictures
 from graft.data.items import Splits
 from graft.data.scan import Progress
 from graft.engine import seeded
-from graft.errors import Interrupted, RunError, TrainingError
+from graft.errors import Interrupted, RecipeError, RunError, TrainingError
 from graft.files import write_json
 from graft.inference import forward_all
 from graft.metrics import score_logits
-from graft.numerics import is_main, resolve_device
-from graft.plan import Plan, check, make_plan, needs_validation
-from graft.progress import reading, training
+from graft.numerics import is_main, resolve_device, world_size
+from graft.plan import Plan, check, describe_network, make_plan, needs_validation
+from graft.progress import reading, showing
 from graft.recipe import Recipe, read_recipe
-from graft.records import Record
-from graft.runs import Log, Run, begin, choose_run, locked, open_run, writing
+from graft.records import Record, Stepped, Validated
+from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.seeds import mix
 from graft.strategies import split_name
 from graft.training import Trained, fit_steps
@@ -74,16 +75,18 @@ def train(
         GraftError: what was asked cannot be done; the message says why and what to do.
         Interrupted: Ctrl-C; the run was saved, ``resume`` goes on.
     """
+    own = backbone if isinstance(backbone, Backbone) else None
     if recipe is None:
         name = backbone.source.id if isinstance(backbone, Backbone) else backbone
         path = str(data) if isinstance(data, str | Path) else None
         recipe = read_recipe(backbone=name, strategy=strategy, data__path=path, **settings)
+    elif settings or strategy or isinstance(backbone, str) or isinstance(data, str | Path):
+        raise RecipeError("A recipe was given with other settings beside it: put those into the recipe.")
     run = choose_run(out, recipe)
-    own = backbone if isinstance(backbone, Backbone) else None
     console = Console(stderr=True, quiet=quiet)
     with reading(console) as told:
         prepared = prepare(recipe, backbone=own, data=data, progress=told)
-    with training(console) as show:
+    with showing(console) as show:
         return drain(carry_out(prepared, run), show)
 
 
@@ -100,9 +103,10 @@ def resume(
     """
     run = open_run(path)
     if run.finished:
-        return load_bundle(run.bundle)
+        trunk = backbone.trunk if backbone is not None else None
+        return load_bundle(run.bundle, factory=None if trunk is None else lambda: copy.deepcopy(trunk))
     prepared = prepare_again(run, backbone=backbone, data=data)
-    with training(Console(stderr=True, quiet=quiet)) as show:
+    with showing(Console(stderr=True, quiet=quiet)) as show:
         return drain(carry_out(prepared, run), show)
 
 
@@ -148,21 +152,28 @@ def prepare_again(
         )
     resolve_device(plan.numerics.device)
     backbone = load_backbone(recipe) if backbone is None else backbone
-    if backbone.source.sha256 != plan.weights_sha256:
+    if describe_network(backbone) != plan.network:
         raise RunError(
-            f"The weights of {plan.backbone} are not those that {run.folder} began with; it cannot go on."
+            f"{backbone.source.id} is not the network that {run.folder} began with ({plan.backbone}: its "
+            "weights, input or preprocessing differ), so it cannot go on."
         )
     splits = read_splits(recipe, backbone, data, progress)
     run.check_data(splits)
     return Prepared(recipe, backbone, splits, plan)
 
 
-def load_backbone(recipe: Recipe) -> Backbone:
-    """The recipe's backbone; random weights are a function of the recipe's seed.
+def load_backbone(what: str | Recipe | Backbone, **options: Any) -> Backbone:
+    """Load a backbone by its id, or as a recipe asks for it; a ``Backbone`` is returned as it is.
+
+    Of a recipe, random weights are a function of its seed, and the strategy scratch has no others.
+    ``options`` for an id are those of ``graft.backbones.load_backbone``: weights, channels, size.
 
     Raises:
         BackboneError: unknown, or its weights cannot be had.
     """
+    if not isinstance(what, Recipe):
+        return load_any_backbone(what, **options)
+    recipe = what
     if split_name(recipe.strategy)[0] == "scratch":
         library_and_name = recipe.backbone.rpartition(":")[0] or recipe.backbone
         recipe = recipe.model_copy(update={"backbone": f"{library_and_name}:none", "weights": None})
@@ -205,7 +216,7 @@ def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:
             prepared.plan,
             checkpoints=run.checkpoints if run.begun else None,
         )
-        trained = yield from _logged(steps, run) if main else steps
+        trained = yield from _logged(steps, run, prepared.plan) if main else steps
         return _conclude(prepared, trained, run if main else None)
 
 
@@ -217,7 +228,7 @@ def drain(steps: Generator[Record, None, T], show: Callable[[Record], None] | No
             while True:
                 if show is not None:
                     show(record)
-                if asked.is_set():
+                if _agreed(asked.is_set(), record):
                     steps.throw(Interrupted("Interrupted."))
                 record = next(steps)
         except StopIteration as end:
@@ -225,9 +236,11 @@ def drain(steps: Generator[Record, None, T], show: Callable[[Record], None] | No
             return value
 
 
-def _logged(steps: Generator[Record, None, Trained], run: Run) -> Generator[Record, None, Trained]:
+def _logged(
+    steps: Generator[Record, None, Trained], run: Run, plan: Plan
+) -> Generator[Record, None, Trained]:
     found = run.checkpoints.newest()
-    log = Log(run, found.position.records if found else 0)
+    log = Log(run, found.position.records if found else 0, count_before(plan))
     try:
         while True:
             record = next(steps)
@@ -247,8 +260,6 @@ def _logged(steps: Generator[Record, None, Trained], run: Run) -> Generator[Reco
 def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
     """Measure what came out, and save it."""
     metrics = measure(prepared, trained)
-    if run is not None:
-        metrics |= _out_of_fold(run)
     bundle = make_bundle(
         trained.model,
         prepared.splits.task,
@@ -276,6 +287,8 @@ def measure(prepared: Prepared, trained: Trained) -> dict[str, Any]:
         "seconds": trained.seconds,
         "frozen_unchanged": trained.frozen_unchanged,
     }
+    if trained.solved is not None:
+        results["probe"] = trained.solved
     for name, items in prepared.splits.parts():
         if name == "train" or items.targets is None:
             continue
@@ -291,13 +304,17 @@ def measure(prepared: Prepared, trained: Trained) -> dict[str, Any]:
     return results
 
 
-def _out_of_fold(run: Run) -> dict[str, Any]:
-    """What the cross-validation of the solved head said, from the log."""
-    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
-    solved = [line for line in lines if line["record"] == "solved"]
-    if not solved:
-        return {}
-    return {"probe": {key: solved[-1][key] for key in ("strength", "loss", "accuracy")}}
+def _agreed(asked: bool, record: Record) -> bool:
+    """Whether to stop here: in several processes all of them at the same step, or none."""
+    if world_size() == 1:
+        return asked
+    if not isinstance(record, Stepped | Validated) or not torch.distributed.is_initialized():
+        return False
+    flag = torch.tensor(float(asked))
+    if torch.distributed.get_backend() == "nccl":
+        flag = flag.cuda()
+    torch.distributed.all_reduce(flag)
+    return bool(flag > 0)
 
 
 @contextlib.contextmanager
@@ -311,7 +328,8 @@ def _interrupts() -> Iterator[threading.Event]:
 
     def ask(*_: object) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if world_size() == 1:  # torchrun passes one Ctrl-C on several times, and kills after a while
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, ask)
     try:

@@ -70,7 +70,7 @@ def split_name(name: str, weights: str | None) -> tuple[str, str | None]:
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
         known = timm.list_models()
-        near = suggest(model, known) or " `graft backbones timm/...` searches them."
+        near = suggest(model, known) or " `graft models timm/...` searches them."
         raise BackboneError(f"timm has no model {model!r}.{near}")
     if tag and weights and weights not in (tag, "none", "file"):
         raise BackboneError(f"timm/{name}:{weights} names two different weights: {tag} and {weights}.")

@@ -55,7 +55,7 @@ def find_weights(name: str, weights: str | None) -> Any:
     """
     known = list_names()
     if name not in known:
-        near = suggest(name, known) or " `graft backbones torchvision` lists them."
+        near = suggest(name, known) or " `graft models torchvision` lists them."
         raise BackboneError(f"torchvision has no classification model {name!r}.{near}")
     choices = torchvision.models.get_model_weights(name)
     if weights in (None, "none", "file", "DEFAULT"):
