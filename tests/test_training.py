@@ -208,6 +208,49 @@ def test_values_that_are_frozen_but_move_are_found_out(splits: Splits) -> None:
         fit(backbone, splits, plan_for(backbone, splits, strategy="probe"))
 
 
+class Tied(torch.nn.Module):
+    """Two names for one weight, and a buffer that moves in training (both are common in the wild)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.two = torch.nn.utils.spectral_norm(torch.nn.Conv2d(3, 3, 3, padding=1))
+        self.three = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.three.weight = self.one.weight
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.three(self.two(self.one(pictures)).relu()).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("strategy", ["full", "probe"])
+def test_tied_weights_and_moving_buffers_train_with_their_stage(splits: Splits, strategy: str) -> None:
+    from graft.backbones import from_module
+
+    torch.manual_seed(0)
+    backbone = from_module(Tied(), preprocess=make_tiny().preprocess, head=None)
+    before = {name: value.clone() for name, value in backbone.trunk.state_dict().items()}
+    trained = fit(backbone, replace(splits, val=None), plan_for(backbone, splits, strategy=strategy))
+    after = trained.model.trunk.state_dict()
+    for name in ("one.weight", "three.weight", "two.weight_u"):
+        assert torch.equal(before[name], after[name]) == (strategy == "probe"), name
+
+
+def test_features_that_are_not_finite_name_their_pictures(splits: Splits) -> None:
+    from graft.backbones import from_module
+
+    class Dividing(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 8, 3)
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return self.conv(pictures).mean(dim=(2, 3)) / (pictures.mean(dim=(1, 2, 3)) > 0)[:, None]
+
+    backbone = from_module(Dividing(), preprocess=make_tiny().preprocess, head=None)
+    with pytest.raises(TrainingError, match=r"not finite for \d+ of 24 pictures \(item \d+"):
+        fit(backbone, splits, plan_for(backbone, splits, strategy="probe"))
+
+
 def test_optimiser_state_survives_into_the_next_phase(backbone: Backbone, splits: Splits) -> None:
     from graft import training
 
