@@ -21,6 +21,7 @@ LAYERS = (
     {"model", "inference", "probe"},
     {"strategies", "plan"},
     {"engine", "checkpoint"},
+    {"state"},
     {"training"},
     {"prediction"},
     {"bundle"},
@@ -30,7 +31,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SERVES_BUNDLES = {"bundle", "prediction", "inference", "model", "metrics"}
-TRAINS = {"training", "plan", "strategies", "checkpoint", "engine", "workflow", "runs"}
+TRAINS = {"training", "state", "plan", "strategies", "checkpoint", "engine", "workflow", "runs"}
 OWNERS = {
     "timm": {
         "backbones/timm.py",

@@ -348,8 +348,8 @@ def test_a_run_killed_after_any_checkpoint_ends_the_same(
     backbone: Backbone, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a checkpoint after every step, drop the run at each record without a word."""
-    monkeypatch.setattr("graft.training.SAVE_EVERY", -1.0)
-    monkeypatch.setattr("graft.training.SAVE_SHARE", float("inf"))
+    monkeypatch.setattr("graft.state.SAVE_EVERY", -1.0)
+    monkeypatch.setattr("graft.state.SAVE_SHARE", float("inf"))
     plan = plan_for(backbone, splits, train__lr=5e-3)
     whole, expected = drain(fit_steps(backbone, splits, plan))
     for kill_at in range(1, len(whole), 3):

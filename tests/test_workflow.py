@@ -289,14 +289,14 @@ sys.path.insert(0, {tests!r})
 import small
 import torch
 torch.set_num_threads(1)
-from graft import training
+from graft import state
 from graft.recipe import read_recipe
 from graft.runs import Run
 from graft.workflow import carry_out, drain, prepare, prepare_again
 import torch.utils.tensorboard
 
-training.SAVE_SHARE = float("inf")
-training.SAVE_EVERY = 0.0  # a checkpoint after every step: kills meet saves
+state.SAVE_SHARE = float("inf")
+state.SAVE_EVERY = 0.0  # a checkpoint after every step: kills meet saves
 photos, folder = sys.argv[1:3]
 recipe = read_recipe(**small.SETTINGS, train__augmentation="light", train__lr=5e-3, data__path=photos)
 

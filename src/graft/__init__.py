@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from graft.plan import make_plan as make_plan
     from graft.recipe import Recipe as Recipe
     from graft.recipe import read_recipe as read_recipe
+    from graft.state import Trained as Trained
     from graft.strategies import register_strategy as register_strategy
     from graft.surgery import count_parameters as count_parameters
     from graft.surgery import freeze as freeze
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from graft.surgery import unfreeze as unfreeze
     from graft.surgery import unfreeze_batchnorm as unfreeze_batchnorm
     from graft.task import Task as Task
-    from graft.training import Trained as Trained
     from graft.training import fit as fit
     from graft.training import fit_steps as fit_steps
     from graft.workflow import load_backbone as load_backbone
@@ -89,6 +89,7 @@ _HOMES = {
     "plan": ("Plan", "check", "make_plan"),
     "recipe": ("Recipe", "read_recipe"),
     "strategies": ("register_strategy",),
+    "state": ("Trained",),
     "surgery": (
         "count_parameters",
         "freeze",
@@ -105,7 +106,7 @@ _HOMES = {
         "unfreeze_batchnorm",
     ),
     "task": ("Task",),
-    "training": ("Trained", "fit", "fit_steps"),
+    "training": ("fit", "fit_steps"),
     "workflow": ("load_backbone", "read_splits", "resume", "train"),
 }
 _HOME_OF = {name: f"graft.{home}" for home, names in _HOMES.items() for name in names}

@@ -11,60 +11,36 @@ Shapes: B pictures in this process's part of a batch, C classes.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graft import records
-from graft.backbones.assembly import tensors_digest
 from graft.backbones.contract import Backbone
-from graft.batchnorm import running_norms
 from graft.checkpoint import (
-    Checkpoint,
     Checkpoints,
-    Position,
-    copy_tensors,
     load_optimizer,
     optimizer_tensors,
 )
-from graft.data.dataset import Pictures, loader
+from graft.data.dataset import loader
 from graft.data.items import Items, Splits
-from graft.data.transforms import Preset
-from graft.engine import Engine, seeded, start_engine
+from graft.engine import seeded
 from graft.errors import Interrupted, TrainingError
 from graft.inference import forward_batches
-from graft.model import Model, make_model, set_linear_head
+from graft.model import set_linear_head
 from graft.plan import Phase, Plan
 from graft.probe import solve_head
 from graft.records import Record
 from graft.schedule import epoch_batches, rate_factor
 from graft.seeds import mix
+from graft.state import State, Trained
 from graft.steps import Solve
 from graft.surgery import set_training_mode
 
-SAVE_EVERY = 30.0  # seconds between checkpoints within a phase, or longer where saving is slow:
-SAVE_SHARE = 0.05  # at most this share of the time goes into checkpoints
-
 Records = Generator[Record, None, "Trained"]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What came out of a plan: the model on the CPU, in evaluation mode, and how long it took.
-
-    ``frozen_unchanged``: how many values were frozen throughout; they were compared bit by bit.
-    ``solved``: strength, out-of-fold loss and accuracy of the head that was solved, where one was.
-    """
-
-    model: Model
-    plan: Plan
-    seconds: float
-    frozen_unchanged: int
-    solved: dict[str, float | None] | None = None
 
 
 def fit(
@@ -92,7 +68,7 @@ def fit_steps(
             something frozen moved.
         Interrupted: thrown in by the caller; the state was saved.
     """
-    run = _Run(backbone, splits, plan, checkpoints)
+    run = State(backbone, splits, plan, checkpoints)
     try:
         for record in _phases(run):
             if record.logged:
@@ -105,7 +81,7 @@ def fit_steps(
     return run.finish()
 
 
-def _phases(run: _Run) -> Iterator[Record]:
+def _phases(run: State) -> Iterator[Record]:
     while run.position.phase < len(run.plan.phases):
         phase = run.plan.phases[run.position.phase]
         yield from _solve(run, phase) if isinstance(phase, Solve) else _train(run, phase)
@@ -114,124 +90,7 @@ def _phases(run: _Run) -> Iterator[Record]:
         run.save()
 
 
-@dataclass
-class _Run:
-    """The state of training that moves; everything else about it is in the plan."""
-
-    backbone: Backbone
-    splits: Splits
-    plan: Plan
-    checkpoints: Checkpoints | None
-    position: Position = field(default_factory=Position)
-    best: dict[str, Tensor] = field(default_factory=dict)
-    optimizer_state: dict[str, Tensor] = field(default_factory=dict)
-    optimizer: torch.optim.Optimizer | None = None
-
-    def __post_init__(self) -> None:
-        self.engine: Engine = start_engine(self.plan.numerics)
-        self.model = make_model(self.backbone, self.plan.make_head(), seed=mix(self.plan.seed, "head"))
-        self.model.to(self.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.changing = _changing(self.model, self.plan, self.backbone)
-        self.frozen = {name for name in self.model.state_dict() if name not in self.changing}
-        self.digest = self._frozen_digest()
-        self.started = self.saved = time.monotonic()
-        self.save_cost = 0.0
-        found = self.checkpoints.newest() if self.checkpoints else None
-        if found is not None:
-            self._load(found)
-
-    @property
-    def names(self) -> dict[Tensor, str]:
-        return {parameter: name for name, parameter in self.model.named_parameters()}
-
-    def pictures(self, items: Items, augmentation: Preset = "none") -> Pictures:
-        return Pictures(
-            items, self.backbone.preprocess, preset=augmentation, seed=mix(self.plan.seed, "views")
-        )
-
-    def changing_values(self) -> dict[str, Tensor]:
-        return copy_tensors(
-            {name: value for name, value in self.model.state_dict().items() if name in self.changing}
-        )
-
-    def save(self) -> None:
-        """Write a checkpoint, from the main process alone."""
-        now = time.monotonic()
-        self.position = replace(
-            self.position,
-            saves=self.position.saves + 1,
-            seconds=self.position.seconds + now - self.started,
-        )
-        self.started = self.saved = now
-        if self.checkpoints is None or not self.engine.main:
-            return
-        if self.optimizer is not None:
-            self.optimizer_state |= optimizer_tensors(self.optimizer, self.names)
-        self.checkpoints.save(
-            Checkpoint(self.position, self.changing_values(), self.optimizer_state, self.best)
-        )
-        self.saved = time.monotonic()
-        self.save_cost = self.saved - now
-
-    def save_if_due(self) -> None:
-        """Save where the last checkpoint is old, for what it costs."""
-        if time.monotonic() - self.saved > max(SAVE_EVERY, self.save_cost / SAVE_SHARE):
-            self.save()
-
-    def load_values(self, values: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(values, strict=False)
-
-    def finish(self) -> Trained:
-        if self._frozen_digest() != self.digest:
-            raise TrainingError(
-                "Values that were frozen moved during training; the result is not kept. This is a "
-                "fault of graft or of a module that writes to itself in evaluation mode."
-            )
-        seconds = self.position.seconds + time.monotonic() - self.started
-        self.engine.wait()
-        return Trained(self.model.cpu().eval(), self.plan, seconds, len(self.frozen), self.position.solved)
-
-    def _load(self, found: Checkpoint) -> None:
-        self.position, self.best = found.position, found.best
-        self.optimizer_state = found.optimizer
-        self.load_values(found.model)
-
-    def _frozen_digest(self) -> str:
-        values = self.model.state_dict()
-        return tensors_digest({name: values[name] for name in self.frozen})
-
-
-def _changing(model: Model, plan: Plan, backbone: Backbone) -> set[str]:
-    """Names of the values that the plan lets move: what trains, and statistics that are updated."""
-    phases = [phase for phase in plan.phases if isinstance(phase, Phase)]
-    names = {name for phase in phases for group in phase.groups for name in group.parameters}
-    names |= {name for name in model.state_dict() if name.startswith("head.")}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    moving = {id(parameters[name]) for name in names if name in parameters}
-    tied = {name for name, parameter in parameters.items() if id(parameter) in moving}
-    return names | tied | _changing_buffers(model, phases, backbone)
-
-
-def _changing_buffers(model: Model, phases: list[Phase], backbone: Backbone) -> set[str]:
-    """Buffers of stages that train in some phase; batch-norm's only where its statistics train."""
-    training = {stage for phase in phases for stage in phase.train.stages}
-    if not training:
-        return set()
-    resting = [
-        f"trunk.{module}"
-        for stage in backbone.stages
-        if stage.name not in training
-        for module in stage.modules
-    ]
-    if all(phase.train.batchnorm == "frozen" for phase in phases):
-        norms = {id(norm) for norm in running_norms(model)}
-        resting += [name for name, module in model.named_modules() if id(module) in norms]
-    saved = model.state_dict().keys()
-    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)} & saved
-    return {name for name in buffers if not any(name.startswith(f"{owner}.") for owner in resting)}
-
-
-def _solve(run: _Run, step: Solve) -> Iterator[Record]:
+def _solve(run: State, step: Solve) -> Iterator[Record]:
     """Features of the training items, one pass; then the head, solved to its optimum."""
     engine, index = run.engine, run.position.phase
     yield records.Started(index, step.name, 1)
@@ -256,7 +115,7 @@ def _solve(run: _Run, step: Solve) -> Iterator[Record]:
     yield records.Finished(index, None, 0)
 
 
-def _refuse_nonfinite_features(features: Tensor, run: _Run) -> None:
+def _refuse_nonfinite_features(features: Tensor, run: State) -> None:
     broken = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
     if broken:
         ids = ", ".join(run.splits.train.ids[item] for item in broken[:8])
@@ -266,7 +125,7 @@ def _refuse_nonfinite_features(features: Tensor, run: _Run) -> None:
         )
 
 
-def _features(run: _Run, items: Items) -> Generator[Record, None, Tensor]:
+def _features(run: State, items: Items) -> Generator[Record, None, Tensor]:
     """Trunk outputs [N, D] of all items, each process taking its share."""
     engine = run.engine
     mine = engine.share(list(range(len(items))))
@@ -284,7 +143,7 @@ def _features(run: _Run, items: Items) -> Generator[Record, None, Tensor]:
     return engine.gather_rows(torch.cat(parts).clone(), len(items))
 
 
-def _train(run: _Run, phase: Phase) -> Iterator[Record]:
+def _train(run: State, phase: Phase) -> Iterator[Record]:
     """One phase: validate the start, train and validate every epoch, keep the best."""
     train = phase.train
     network = _prepare(run, phase)
@@ -306,13 +165,13 @@ def _train(run: _Run, phase: Phase) -> Iterator[Record]:
     yield records.Finished(index, int(kept["epoch"]) if kept else None, run.position.epoch)
 
 
-def _exhausted(run: _Run, phase: Phase) -> bool:
+def _exhausted(run: State, phase: Phase) -> bool:
     """Whether early stopping ends the phase."""
     patience = phase.train.patience
     return patience is not None and run.position.waited >= patience
 
 
-def _prepare(run: _Run, phase: Phase) -> nn.Module:
+def _prepare(run: State, phase: Phase) -> nn.Module:
     """Freeze, then wrap: processes exchange the gradients of what trains, and of nothing else."""
     trained = {name for group in phase.groups for name in group.parameters}
     for name, parameter in run.model.named_parameters():
@@ -321,7 +180,7 @@ def _prepare(run: _Run, phase: Phase) -> nn.Module:
     return run.engine.wrap(run.model)
 
 
-def _make_optimizer(run: _Run, phase: Phase) -> torch.optim.Optimizer:
+def _make_optimizer(run: State, phase: Phase) -> torch.optim.Optimizer:
     """The phase's optimiser, with the state of parameters that trained before."""
     parameters = dict(run.model.named_parameters())
     groups = [
@@ -353,7 +212,7 @@ _STATE_KEYS = {
 
 
 def _epoch(
-    run: _Run, phase: Phase, network: nn.Module, optimizer: torch.optim.Optimizer
+    run: State, phase: Phase, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Iterator[Record]:
     """The steps of one epoch that are still to do, each a record."""
     train, position = phase.train, run.position
@@ -377,7 +236,7 @@ def _epoch(
 
 
 def _step(
-    run: _Run,
+    run: State,
     phase: Phase,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -416,7 +275,7 @@ def _step(
     return loss
 
 
-def _refuse_nonfinite(value: float, what: str, run: _Run, phase: Phase, batch: list[int]) -> None:
+def _refuse_nonfinite(value: float, what: str, run: State, phase: Phase, batch: list[int]) -> None:
     if math.isfinite(value):
         return
     ids = [run.splits.train.ids[item] for item in batch]
@@ -429,7 +288,7 @@ def _refuse_nonfinite(value: float, what: str, run: _Run, phase: Phase, batch: l
     )
 
 
-def _validate(run: _Run, phase: Phase) -> Record:
+def _validate(run: State, phase: Phase) -> Record:
     """Meet the validation data and move the position past this epoch, keeping the best weights."""
     position = run.position
     run.engine.share_buffers(run.model)
@@ -464,7 +323,7 @@ def _validate(run: _Run, phase: Phase) -> Record:
     )
 
 
-def _validation_scores(run: _Run) -> tuple[float, float] | None:
+def _validation_scores(run: State) -> tuple[float, float] | None:
     """Mean loss (nats) and accuracy on the validation items; None where there are none."""
     val = run.splits.val
     if val is None:

@@ -39,8 +39,9 @@ from graft.recipe import Recipe, read_recipe
 from graft.records import Record, Stepped, Validated
 from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.seeds import mix
+from graft.state import Trained
 from graft.strategies import split_name
-from graft.training import Trained, fit_steps
+from graft.training import fit_steps
 
 T = TypeVar("T")
 
