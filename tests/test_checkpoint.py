@@ -78,7 +78,7 @@ def cut(file: Path) -> None:
 
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[-3] ^= 1  # in the tensors: the header is another matter
     file.write_bytes(data)
 
 

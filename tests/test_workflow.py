@@ -289,7 +289,7 @@ sys.path.insert(0, {tests!r})
 import small
 import torch
 torch.set_num_threads(1)
-from graft import state
+from graft import state, training
 from graft.recipe import read_recipe
 from graft.runs import Run
 from graft.workflow import carry_out, drain, prepare, prepare_again
