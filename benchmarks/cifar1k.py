@@ -1,6 +1,6 @@
 """Accuracy and seconds on 1,000 labels of CIFAR-10, strategy beside strategy, in one run.
 
-    python benchmarks/cifar1k.py DATA [--seeds 3] [--out benchmarks/results]
+    python benchmarks/cifar1k.py DATA [--seeds 3] [--out benchmarks/results] [--only WORDS]
 
 DATA holds train/CLASS and test/CLASS (100 and 200 pictures a class). Every seed runs all strategies and
 the two hand-written loops of the courses, in turn, so that a machine that slows down slows all. Seconds
@@ -27,6 +27,7 @@ from torchvision.transforms import v2
 
 import graft
 from graft.bundle import provenance
+from graft.data import read_splits
 from graft.data.dataset import Pictures
 from graft.data.items import Splits
 from graft.recipe import DataSettings
@@ -42,11 +43,13 @@ PEERS = (  # figures that were measured before, on a machine of this kind, mean 
 Result = dict[str, float]
 
 
-def run_graft(data: Path, strategy: str, seed: int) -> Result:
+def run_graft(data: Path, strategy: str, seed: int, **settings: Any) -> Result:
     """The whole job as ``graft train`` does it: accuracy on the test part, seconds of everything."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        recipe = graft.read_recipe(data__path=str(data), strategy=strategy, seed=seed, device="cpu")
+        recipe = graft.read_recipe(
+            data__path=str(data), strategy=strategy, seed=seed, device="cpu", **settings
+        )
         from graft.runs import choose_run
 
         bundle = drain(carry_out(prepare(recipe), choose_run(Path(folder) / "run", recipe)))
@@ -107,10 +110,13 @@ def _decoded(items: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
 
 def competitors(data: Path) -> dict[str, Callable[[int], Result]]:
     """Everything that is measured, by name, as functions of the seed."""
-    splits = graft.read_splits(data, DataSettings(validation=0.0))
+    splits = read_splits(data, DataSettings(validation=0.0))
     entries: dict[str, Callable[[int], Result]] = {
         f"graft {strategy}": partial(run_graft, data, strategy) for strategy in STRATEGIES
     }
+    entries["graft two-phase, all labels to train on"] = partial(
+        run_graft, data, "two-phase", data__validation=0.0
+    )
     entries["the courses' loop, frozen, 10 epochs"] = lambda seed: run_loop(
         splits, seed, frozen_epochs=10, epochs=0
     )
@@ -122,6 +128,7 @@ def competitors(data: Path) -> dict[str, Callable[[int], Result]]:
 
 def table(results: dict[str, list[Result]]) -> str:
     """The results as Markdown, with the peers' earlier figures below."""
+    results = dict(sorted(results.items()))
     lines = ["| | test accuracy %, mean ± deviation | seconds, median |", "|---|---:|---:|"]
     for name, found in results.items():
         shares = [100 * entry["accuracy"] for entry in found]
@@ -139,16 +146,21 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--only", default="", help="measure again what has these words in its name")
     asked = parser.parse_args()
-    results: dict[str, list[Result]] = {}
+    stored = asked.out / "cifar1k.json"
+    results: dict[str, list[Result]] = json.loads(stored.read_text())["results"] if asked.only else {}
+    results = {name: found for name, found in results.items() if asked.only not in name}
     for seed in range(asked.seeds):
         for name, run in competitors(asked.data).items():
+            if asked.only not in name:
+                continue
             results.setdefault(name, []).append(run(seed))
             print(seed, name, results[name][-1], flush=True)
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     asked.out.mkdir(parents=True, exist_ok=True)
     values = {"machine": machine, "versions": provenance(), "results": results}
-    (asked.out / "cifar1k.json").write_text(json.dumps(values, indent=2) + "\n")
+    stored.write_text(json.dumps(values, indent=2) + "\n")
     (asked.out / "cifar1k.md").write_text(table(results))
     print(table(results))
 
