@@ -61,6 +61,7 @@ def test_every_file_is_flushed_before_its_folder_is_renamed(
     [
         ("{", "Expecting property name"),
         ('{"a": NaN}', "NaN"),
+        ('{"a": 1e999}', "infinity"),
         ('{"a": 1, "a": 2}', "twice"),
         ("[" * 100 + "]" * 100, "deeply"),
         ("[" * 100_000, "deeply"),

@@ -129,8 +129,9 @@ def test_without_validation_data_the_last_weights_are_kept_and_the_plan_says_so(
     splits = replace(splits, val=None)
     plan = plan_for(backbone, splits)
     assert any("no validation data" in note for note in plan.notes)
-    found, _ = drain(fit_steps(backbone, splits, plan))
+    found, trained = drain(fit_steps(backbone, splits, plan))
     assert found[-1] == records.Finished(phase=1, kept_epoch=None, epochs=2)
+    assert trained.ends == ({"number": 2, "phase": "all stages", "kept_epoch": None, "epochs": 2},)
 
 
 def test_early_stopping_ends_a_phase(backbone: Backbone, splits: Splits) -> None:
@@ -329,6 +330,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_never_stopped(
     before, after, trained = stop_and_resume(backbone, splits, plan, STOPS[stop], tmp_path)
     assert tensors_equal(trained.model.state_dict(), expected.model.state_dict())
     solving = stop in ("after the head is solved", "between phases") and "head" not in settings
+    assert trained.ends == expected.ends
     done = [] if solving else told(before)  # solving begins anew
     assert done + told(after) == told(whole)
 

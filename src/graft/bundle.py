@@ -73,7 +73,7 @@ class Bundle:
         read, as in a recipe.
 
         Raises:
-            DataError: a path does not exist, or no picture is found.
+            DataError: no picture is found at all.
         """
         return predict_items(
             self.model, self.task, self.preprocess, data, resolve_device(device), settings or DataSettings()

@@ -13,9 +13,12 @@ from graft.backbones.catalog import Description, ModelInfo, Part
 
 def models_table(models: Sequence[ModelInfo]) -> Table:
     """One row a model, with what is known of it; the default weights come first."""
-    table = Table(
-        "Backbone", "Parameters", "GMACs", "Input", "Top-1 %", "MB", "Licence", "Weights (default first)"
-    )
+    table = Table()
+    table.add_column("Backbone", no_wrap=True)  # a name that is cut is no use
+    for title in ("Parameters", "GMACs", "Input", "Top-1 %", "MB"):
+        table.add_column(title, justify="right")
+    table.add_column("Licence", overflow="fold")
+    table.add_column("Weights (default first)", overflow="fold")
     for model in models:
         table.add_row(
             escape(model.id),

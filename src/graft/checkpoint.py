@@ -48,6 +48,7 @@ class Position:
     saves: int = 0
     records: int = 0
     solved: dict[str, float | None] | None = None
+    ends: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
     def next_phase(self) -> Position:
@@ -58,6 +59,7 @@ class Position:
             saves=self.saves,
             records=self.records,
             solved=self.solved,
+            ends=self.ends,
             seconds=self.seconds,
         )
 

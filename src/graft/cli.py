@@ -82,11 +82,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Adapt a backbone to labelled pictures: shows the plan, trains, and writes a bundle."""
+    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
     from graft.progress import reading
     from graft.runs import choose_run
     from graft.workflow import prepare
 
-    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
     run = choose_run(out, asked)
     console = _console(stderr=as_json)
     with reading(console) as told:
@@ -127,11 +127,11 @@ def show_planned(
     as_json: Json = False,
 ) -> None:
     """Show exactly what training would do, without doing it."""
+    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
     from graft.progress import reading
     from graft.terminal import show_plan, show_problems
     from graft.workflow import prepare
 
-    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
     console = _console(stderr=as_json)
     with reading(console) as told:
         prepared = prepare(asked, progress=told)
@@ -303,9 +303,11 @@ def _recipe(
     epochs: int | None,
     device: str | None,
 ) -> Recipe:
+    from graft.errors import DataError
     from graft.recipe import read_recipe
+    from graft.strategies import split_name
 
-    return read_recipe(
+    asked = read_recipe(
         file,
         settings or (),
         data__path=data,
@@ -316,6 +318,11 @@ def _recipe(
         epochs=epochs,
         device=device,
     )
+    # Before torch is imported, which takes longer than reading the answer.
+    split_name(asked.strategy)
+    if not asked.data.path:
+        raise DataError("No data was named; give a folder of class folders or a table: graft train photos/")
+    return asked
 
 
 def _reading_recipe(file: Path | None, settings: list[str] | None, device: str | None) -> Recipe:
@@ -336,13 +343,15 @@ def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) ->
 
 
 def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -> None:
-    from graft.terminal import result_table
+    from graft.terminal import kept_lines, result_table
 
     if as_json:
         folder = str(run.folder)
         _print_json({"run": folder, "bundle": str(bundle.path), **bundle.metrics})
         return
     console.print(result_table([(bundle.plan["strategy"], bundle.metrics)]))
+    for line in kept_lines(bundle.metrics):
+        console.print(line, markup=False)
     console.print(f"The bundle is {bundle.path}; the run, {run.folder}.", markup=False, soft_wrap=True)
 
 
@@ -360,7 +369,9 @@ def _carry_out(prepared: Prepared, run: Run, console: Console) -> Bundle:
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, quiet=not _speaks())
+    shown = sys.stderr if stderr else sys.stdout
+    width = None if shown.isatty() or "COLUMNS" in os.environ else 160  # a file has no edge to wrap at
+    return Console(stderr=stderr, highlight=False, quiet=not _speaks(), width=width)
 
 
 def _speaks() -> bool:

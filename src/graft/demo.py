@@ -11,12 +11,14 @@ import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from graft.errors import RunError
 from graft.recipe import Recipe, read_recipe
 
 LABELS_A_CLASS = 10
 BODY_RATE = 5e-4
+GENTLE = {"train__augmentation": "none", "train__label_smoothing": 0.1}
 SCRATCH_EPOCHS = 60  # half as many again as the fine-tuning gets
 STRATEGIES = {"probe": "probe", "fine-tuned": "two-phase", "from scratch": "scratch"}
 
@@ -41,15 +43,16 @@ class Demo:
         the pictures of the pretraining, so the body moves five times as fast as it does by default;
         smoothed labels keep ten pictures a class from being learnt by heart.
         """
+        settings: dict[str, dict[str, Any]] = {
+            "two-phase": {"train__lr": BODY_RATE} | GENTLE,
+            "scratch": {"epochs": SCRATCH_EPOCHS} | GENTLE,
+        }
         return read_recipe(
             strategy=strategy,
             seed=seed,
             device=device,
-            epochs=SCRATCH_EPOCHS if strategy == "scratch" else None,
             data__path=str(self.pictures),
-            train__augmentation="none",
-            train__lr=None if strategy == "scratch" else BODY_RATE,
-            train__label_smoothing=0.1,
+            **settings.get(strategy, {}),
         )
 
     def examples(self, count: int = 5) -> list[Path]:

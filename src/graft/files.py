@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -119,9 +120,16 @@ def parse_json(text: str, error: type[GraftError], where: str) -> Any:
             raise error(f"{where} is damaged: a key stands twice.")
         return values
 
+    def number(digits: str) -> float:
+        value = float(digits)
+        return value if math.isfinite(value) else refuse("it holds NaN or infinity")(digits)
+
     try:
         values = json.loads(
-            text, object_pairs_hook=pairs, parse_constant=refuse("it holds NaN or infinity")
+            text,
+            object_pairs_hook=pairs,
+            parse_constant=refuse("it holds NaN or infinity"),
+            parse_float=number,
         )
     except RecursionError:
         raise error(f"{where} is damaged: it is nested too deeply.") from None

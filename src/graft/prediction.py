@@ -112,7 +112,7 @@ def predict_items(
     """Predictions for paths, folders or arrays.
 
     Raises:
-        DataError: a path does not exist, or no picture is found.
+        DataError: no picture is found at all.
     """
     if getattr(data, "ndim", 0) == 4:  # an array or tensor of several pictures
         data = list(data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class Trained:
 
     ``frozen_unchanged``: how many values were frozen throughout; they were compared bit by bit.
     ``solved``: strength, out-of-fold loss and accuracy of the head that was solved, where one was.
+    ``ends``: for each phase of gradient steps its name, its epochs, and the one whose weights were kept
+    (0: the start of the phase, for no epoch improved on it; None: the last, without validation data).
     """
 
     model: Model
@@ -42,6 +45,7 @@ class Trained:
     seconds: float
     frozen_unchanged: int
     solved: dict[str, float | None] | None = None
+    ends: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass
@@ -119,7 +123,14 @@ class State:
             )
         seconds = self.position.seconds + time.monotonic() - self.started
         self.engine.wait()
-        return Trained(self.model.cpu().eval(), self.plan, seconds, len(self.frozen), self.position.solved)
+        return Trained(
+            model=self.model.cpu().eval(),
+            plan=self.plan,
+            seconds=seconds,
+            frozen_unchanged=len(self.frozen),
+            solved=self.position.solved,
+            ends=tuple(self.position.ends),
+        )
 
     def _load(self, found: Checkpoint) -> None:
         self.position, self.best = found.position, found.best

@@ -127,6 +127,19 @@ def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
     return table
 
 
+def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
+    """For each phase of gradient steps, whose weights were kept."""
+    for end in metrics.get("phases", ()):
+        kept, epochs = end["kept_epoch"], end["epochs"]
+        if kept is None:
+            which = f"the last of {epochs} epochs, for there was no validation data"
+        elif kept == 0:
+            which = f"the start: none of {epochs} epochs was better on the validation data"
+        else:
+            which = f"epoch {kept} of {epochs}, the best on the validation data"
+        yield f"Kept  {end['phase']}: {which}"
+
+
 def _scores(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     names = {
         "probe": OUT_OF_FOLD,
@@ -148,7 +161,7 @@ def metrics_tables(metrics: dict[str, Any]) -> Iterator[Table]:
         f"{metrics['loss']:.3f}",
     )
     yield totals
-    table = Table("Class", "Items", "Precision", "Recall", "F1")
+    table = Table("Class, worst first", "Items", "Precision", "Recall", "F1")
     for label, found in sorted(metrics["per_class"].items(), key=lambda entry: entry[1]["f1"]):
         shares = [percent(found[key]) for key in ("precision", "recall", "f1")]
         table.add_row(escape(label), f"{found['n']:,}", *shares)
@@ -157,7 +170,7 @@ def metrics_tables(metrics: dict[str, Any]) -> Iterator[Table]:
 
 def prediction_table(predictions: Predictions, most: int = 3) -> Table:
     """Each picture with its most probable labels."""
-    table = Table("Picture", "Label", "Probability", "Next")
+    table = Table("Picture", "Label", "Probability", "Next, or why it cannot be read")
     for row in predictions:
         if row.probabilities is None:
             table.add_row(escape(row.id), "[red]unreadable[/]", "", escape(row.error or ""))

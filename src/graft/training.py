@@ -162,7 +162,12 @@ def _train(run: State, phase: Phase) -> Iterator[Record]:
     run.optimizer_state |= optimizer_tensors(optimizer, run.names)
     run.optimizer = None
     run.engine.accelerator.free_memory()
-    yield records.Finished(index, int(kept["epoch"]) if kept else None, run.position.epoch)
+    end = records.Finished(index, int(kept["epoch"]) if kept else None, run.position.epoch)
+    told = {"number": index + 1, "phase": train.name, "kept_epoch": end.kept_epoch, "epochs": end.epochs}
+    # Once, also where the run was stopped and resumed just here.
+    ends = [*(each for each in run.position.ends if each["number"] <= index), told]
+    run.position = replace(run.position, ends=ends)
+    yield end
 
 
 def _exhausted(run: State, phase: Phase) -> bool:

@@ -287,6 +287,7 @@ def measure(prepared: Prepared, trained: Trained) -> dict[str, Any]:
     results: dict[str, Any] = {
         "seconds": trained.seconds,
         "frozen_unchanged": trained.frozen_unchanged,
+        "phases": list(trained.ends),
     }
     if trained.solved is not None:
         results["probe"] = trained.solved

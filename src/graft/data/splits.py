@@ -204,7 +204,7 @@ def _check_known(rows: Sequence[Row], task: Task, whose: str) -> None:
         lines = [f"{label!r}: {len(of)} items, {of[0].where}" for label, of in unknown.items()]
         near = suggest(next(iter(unknown)), task.labels)
         raise DataError(
-            f"{len(unknown)} classes are not known to {whose}:{show(lines)}\n"
+            f"{_count(unknown)} not known to {whose}:{show(lines)}\n"
             f"Known: {', '.join(map(repr, task.labels))}.{near} Rename or remove these items, or "
             "train with them."
         )
@@ -252,6 +252,10 @@ def _held_out(listing: Listing, data: Data) -> Listing:
         f"{where} has a train split only; to evaluate, name a folder of class folders, a table "
         "without a split column, or data with a test split."
     )
+
+
+def _count(classes: Mapping[str, Any]) -> str:
+    return "1 class is" if len(classes) == 1 else f"{len(classes)} classes are"
 
 
 def _and(names: set[str]) -> str:
