@@ -105,7 +105,7 @@ def resume(run: RunFolder, as_json: Json = False) -> None:
     found = open_run(run)
     console = _console(stderr=as_json)
     if found.finished:
-        console.print(f"{found.folder} is finished; nothing is left to do.", markup=False)
+        console.print(f"{found.folder} is finished; nothing is left to do.", markup=False, soft_wrap=True)
         _show_result(load_bundle(found.bundle), found, console, as_json=as_json)
         return
     with reading(console) as told:
@@ -237,7 +237,7 @@ def run_demo(
     console.print(f"\nThe fine-tuned bundle is {kept}. Five test pictures:", markup=False)
     console.print(prediction_table(load_bundle(kept).predict(shown.examples())))
     advice = f"\nNow your own: graft train photos/   then: graft predict {kept} picture.jpg"
-    console.print(advice, markup=False)
+    console.print(advice, markup=False, soft_wrap=True)
     if as_json:
         _print_json({"results": dict(rows), "bundle": str(kept)})
 
@@ -351,7 +351,7 @@ def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -
         return
     console.print(result_table([(bundle.plan["strategy"], bundle.metrics)]))
     for line in kept_lines(bundle.metrics):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"The bundle is {bundle.path}; the run, {run.folder}.", markup=False, soft_wrap=True)
 
 
