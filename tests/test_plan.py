@@ -212,3 +212,16 @@ def test_a_plan_without_surprises_has_no_notes(splits: Splits) -> None:
     probe = plan_for(TINY["pretrained"], strategy="probe")
     assert probe.notes == ()
     assert [type(phase) for phase in probe.phases] == [Solve]
+
+
+def test_settings_that_a_solved_probe_never_looks_at_are_named(backbone: Backbone, splits: Splits) -> None:
+    recipe = read_recipe(
+        strategy="probe",
+        device="cpu",
+        epochs=3,
+        train__batch_size=8,
+        data__validation=0.3,
+        train__workers=0,
+    )
+    notes = make_plan(recipe, backbone, splits).notes
+    assert notes == ("Set, but of no effect here: data.validation, epochs, train.batch_size.",)

@@ -282,7 +282,9 @@ def _unused(recipe: Recipe, *, trains: bool, validates: bool) -> list[str]:
     if recipe.epochs is not None:
         given.add("epochs")
     if not trains:
-        return sorted(given - {"train.workers", "train.batch_size"})
+        if "validation" in recipe.data.model_fields_set:
+            given.add("data.validation")  # a solved head decides out of fold, on all labels
+        return sorted(given - {"train.workers"})
     return [] if validates else sorted(given & {"train.patience", "train.select"})
 
 

@@ -20,11 +20,7 @@ from torch import Tensor, nn
 
 from graft import records
 from graft.backbones.contract import Backbone
-from graft.checkpoint import (
-    Checkpoints,
-    load_optimizer,
-    optimizer_tensors,
-)
+from graft.checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from graft.data.dataset import loader
 from graft.data.items import Items, Splits
 from graft.engine import seeded
@@ -40,7 +36,7 @@ from graft.state import State, Trained
 from graft.steps import Solve
 from graft.surgery import set_training_mode
 
-Records = Generator[Record, None, "Trained"]
+Records = Generator[Record, None, Trained]
 
 
 def fit(
