@@ -23,6 +23,7 @@ TINY = Preprocess(size=(8, 8), resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)
 # What a short run on the tiny network asks for.
 SETTINGS: dict[str, Any] = {
     "backbone": "tiny/net",
+    "strategy": "two-phase",
     "device": "cpu",
     "train__precision": "fp32",
     "train__batch_size": 8,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,37 @@ from graft.checkpoint import (
 )
 from graft.errors import RunError, TrainingError
 
-FILES = ["model.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"]
+TENSORS = ["model", "optimizer", "best", "average", "start"]
+FILES = [*(f"{name}.safetensors" for name in TENSORS), "state.json"]
 
 
 def make_checkpoint(saves: int, size: int = 7) -> Checkpoint:
     position = Position(
-        phase=1, epoch=2, step=3, loss_sum=0.1 + 0.2, kept={"score": 1 / 3, "epoch": 1.0}, saves=saves
+        phase=1,
+        epoch=2,
+        step=3,
+        loss_sum=0.1 + 0.2,
+        leaders=[{"score": 1 / 3, "epoch": 1.0}, {"score": 2 / 3, "epoch": 0.0}],
+        adapted=["stem"],
+        selected={"winner": "best", "candidates": {"best": {"loss": 1 / 3, "gain": None}}},
+        calibrated={"temperature": 2 / 3, "thresholds": None},
+        saves=saves,
     )
     values = {"a": torch.full((size,), saves / 3), "n": torch.tensor(saves)}
-    return Checkpoint(position, values, {"step::a": torch.tensor(2.0)}, {"a": torch.zeros(2, 3)})
+    return Checkpoint(
+        position,
+        values,
+        {"step::a": torch.tensor(2.0)},
+        {"0::a": torch.zeros(2, 3), "1::a": torch.ones(2, 3)},
+        {"a": torch.full((2,), 1 / 7)},
+        {"head": torch.full((2,), 1 / 9)},
+    )
 
 
 def same(one: Checkpoint | None, two: Checkpoint) -> bool:
     if one is None or one.position != two.position:
         return False
-    pairs = ((one.model, two.model), (one.optimizer, two.optimizer), (one.best, two.best))
+    pairs = [(getattr(one, name), getattr(two, name)) for name in TENSORS]
     return all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in pairs)
 
 
@@ -70,6 +87,29 @@ def test_what_is_saved_is_what_is_read(checkpoints: Checkpoints) -> None:
 def test_the_newest_is_told_by_its_number_not_by_its_time(two: Checkpoints) -> None:
     os.utime(two.folder / "00000002", (1, 1))
     assert same(two.newest(), make_checkpoint(2))
+
+
+def test_the_next_phase_knows_what_the_run_knows_and_begins_anew() -> None:
+    position = Position(
+        phase=1,
+        epoch=3,
+        step=2,
+        epochs_before=4,
+        validated=True,
+        loss_sum=1.0,
+        leaders=[{"score": 1.0}],
+        waited=2,
+        saves=5,
+        records=6,
+        solved={"loss": 1.0},
+        ends=[{"number": 1}],
+        adapted=["stem"],
+        selected={"winner": "best"},
+        calibrated={"temperature": 2.0},
+        seconds=7.0,
+    )
+    anew = {"epoch": 0, "step": 0, "validated": False, "loss_sum": 0.0, "leaders": [], "waited": 0}
+    assert position.next_phase() == replace(position, phase=2, epochs_before=7, **anew)
 
 
 def cut(file: Path) -> None:

@@ -21,7 +21,7 @@ from graft.cli import main
 from graft.runs import Run, locked
 from small import COLOURS, write_pictures
 
-TINY = ["--backbone", "tiny/net", "--device", "cpu", "--epochs", "2"]
+TINY = ["--backbone", "tiny/net", "--strategy", "two-phase", "--device", "cpu", "--epochs", "2"]
 TINY += ["--set", "train.batch_size=8", "--set", "train.precision=fp32"]
 
 
@@ -83,7 +83,9 @@ def test_train_then_everything_with_json(graft: Graft, photos: Path, tmp_path: P
 
     told = graft("plan", photos, *TINY, "--seed", "3", "--json")
     assert told.code == 0
-    assert told.json == plan
+    costs = told.json["costs"]
+    assert {key: value for key, value in told.json.items() if key != "costs"} == plan
+    assert [costs[str(number)]["seconds"] > 0 for number in (1, 2, 3, 4)] == [True] * 4
 
     test = write_pictures(tmp_path / "test", dict.fromkeys(COLOURS, 4), seed=9)
     scores = graft("evaluate", "run", test, "--json", "--device", "cpu")
@@ -160,9 +162,10 @@ def test_models_and_inspect(graft: Graft) -> None:
 
 def test_recipes_from_a_file_and_keys(graft: Graft, photos: Path) -> None:
     Path("r.toml").write_text('strategy = "full"\nseed = 5\n[train]\nlr = 0.25\n')
-    plan = graft("plan", photos, *TINY, "--recipe", "r.toml", "--seed", "6", "--json").json
+    asked = [word for word in TINY if word not in ("--strategy", "two-phase")]
+    plan = graft("plan", photos, *asked, "--recipe", "r.toml", "--seed", "6", "--json").json
     assert (plan["strategy"], plan["seed"]) == ("full", 6)
-    assert plan["phases"][1]["train"]["rates"]["top"] == 0.25
+    assert plan["phases"][1]["train"]["rates"]["stages"]["top"] == 0.25
 
 
 def test_help_and_wrong_options(graft: Graft) -> None:
@@ -429,13 +432,41 @@ def test_a_full_disk_is_one_message_and_exit_code_1(
 
 
 # ---------------------------------------------------------------------------------------------
+# What the recipe makes impossible is said before any data is looked at.
+
+
+@pytest.mark.parametrize("verb", ["train", "plan"])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("strategy=stages:layer9", "no stage 'layer9'"),
+        ("train.lr=0", "train.lr = 0"),
+        ('train.rates={"top": 1e-4}', "train.rates: the stage 'stem' trains, but no entry covers it"),
+        ('train.rates={"*": 1e-4, "top": 1e-4}', "overlap"),
+        ("train.warmup=2 epochs", "train.warmup = '2 epochs' in phase 2"),
+        ("train.focal=1", "train.mixup with train.focal"),
+        ("thaw={}", "thaw is a table for the strategy gradual"),
+    ],
+)
+def test_bad_settings_are_refused_before_the_data_is_looked_for(
+    graft: Graft, verb: str, setting: str, words: str
+) -> None:
+    more = ["--set", "train.mixup=0.2"] if "focal" in setting else []
+    asked = [word for word in TINY if word not in ("--strategy", "two-phase")]
+    if not setting.startswith("strategy"):
+        asked += ["--strategy", "full"]
+    check_refused(graft(verb, "/there/is/nothing", *asked, *more, "--set", setting, "--json"), words)
+    assert not Path("runs").exists()
+
+
+# ---------------------------------------------------------------------------------------------
 # Ctrl-C.
 
 
 def interrupt_step(patch: pytest.MonkeyPatch, step: int, times: int) -> None:
-    from graft import training
+    from graft.stepping import Stepper
 
-    original, seen = training._step, []
+    original, seen = Stepper.step, []
 
     def interrupted(*arguments: Any) -> float:
         seen.append(1)
@@ -444,7 +475,7 @@ def interrupt_step(patch: pytest.MonkeyPatch, step: int, times: int) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments)
 
-    patch.setattr(training, "_step", interrupted)
+    patch.setattr(Stepper, "step", interrupted)
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -6,13 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
+    average_precision_score,
     balanced_accuracy_score,
     confusion_matrix,
+    f1_score,
     log_loss,
     precision_recall_fscore_support,
 )
 
-from graft.metrics import cross_entropies, score_logits
+from graft.metrics import (
+    average_precisions,
+    calibration_error,
+    cross_entropies,
+    score_label_logits,
+    score_logits,
+)
 
 LABELS = ("a", "b", "c", "d")
 
@@ -50,3 +58,71 @@ def test_shapes_that_do_not_belong_together_are_refused() -> None:
         score_logits(np.zeros((2, 4)), np.zeros(3, dtype=np.int64), LABELS)
     with pytest.raises(ValueError, match="0 targets"):
         score_logits(np.zeros((0, 4)), np.zeros(0, dtype=np.int64), LABELS)
+    with pytest.raises(ValueError, match="targets"):
+        score_logits(np.zeros((4, 4)), np.zeros((4, 4), dtype=np.int64), LABELS)
+    with pytest.raises(ValueError, match="targets"):
+        score_label_logits(np.zeros((4, 4)), np.zeros(4, dtype=np.int64), LABELS, (0.5,) * 4)
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 60), levels=st.sampled_from([5, 1000]))
+def test_multi_label_metrics_agree_with_scikit_learn(seed: int, n: int, levels: int) -> None:
+    """Every label on one item at least and missing on another, for what scikit-learn warns about."""
+    generator = np.random.default_rng(seed)
+    logits = np.round(generator.normal(0, 2, (n, 4)) * levels) / levels  # few levels make ties
+    truth = (generator.random((n, 4)) < 0.4).astype(np.uint8)
+    truth[0], truth[1] = 1, 0
+    thresholds = (0.5, 0.3, 0.9, 0.5)
+    found = score_label_logits(logits, truth, LABELS, thresholds)
+    shares = 1 / (1 + np.exp(-logits))
+    decided = shares >= np.array(thresholds)
+    assert found.n == n
+    assert found.accuracy == pytest.approx(accuracy_score(truth, decided))
+    assert found.macro_f1 == pytest.approx(f1_score(truth, decided, average="macro", zero_division=0))
+    assert found.micro_f1 == pytest.approx(f1_score(truth, decided, average="micro", zero_division=0))
+    assert found.mean_average_precision == pytest.approx(average_precision_score(truth, logits))
+    losses = [log_loss(truth[:, c], shares[:, c]) for c in range(4)]
+    assert found.loss == pytest.approx(np.mean(losses))
+    table = precision_recall_fscore_support(truth, decided, zero_division=0)
+    alone = average_precision_score(truth, logits, average=None)
+    for index, label in enumerate(LABELS):
+        entry = found.per_class[label]
+        assert (entry.precision, entry.recall, entry.f1, entry.n) == pytest.approx(
+            tuple(column[index] for column in table)
+        )
+        assert entry.average_precision == pytest.approx(alone[index])
+
+
+def test_a_label_that_no_item_has_is_left_out_of_the_mean() -> None:
+    logits, truth = np.array([[1.0, 5.0], [0.0, 4.0]]), np.array([[1, 0], [0, 0]])
+    assert np.isnan(average_precisions(logits, truth)).tolist() == [False, True]
+    found = score_label_logits(logits, truth, ("a", "b"), (0.5, 0.5))
+    assert (found.mean_average_precision, found.per_class["b"].average_precision) == (1.0, 0.0)
+    none = score_label_logits(logits, 0 * truth, ("a", "b"), (0.5, 0.5))
+    assert (none.mean_average_precision, none.micro_f1) == (0.0, 0.0)
+
+
+def by_hand(confidence: np.ndarray, right: np.ndarray) -> float:
+    """The definition of Guo et al. (2017), bin by bin."""
+    total = 0.0
+    for number in range(15):
+        inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return total
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 80))
+def test_calibration_error_is_that_of_the_definition(seed: int, n: int) -> None:
+    generator = np.random.default_rng(seed)
+    logits, targets = generator.normal(0, 2, (n, 4)), generator.integers(0, 4, n)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = by_hand(shares.max(1), shares.argmax(1) == targets)
+    assert score_logits(logits, targets, LABELS).ece == pytest.approx(expected)
+    truth, each = generator.integers(0, 2, (n, 4)), 1 / (1 + np.exp(-logits))
+    expected = np.mean([by_hand(each[:, c], truth[:, c]) for c in range(4)])
+    assert score_label_logits(logits, truth, LABELS, (0.5,) * 4).ece == pytest.approx(expected)
+
+
+def test_what_is_certain_and_right_has_no_calibration_error() -> None:
+    assert calibration_error(np.eye(4), np.arange(4)) == 0.0
+    assert calibration_error(np.eye(4), np.zeros(4, dtype=np.int64)) == pytest.approx(0.75)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graft.backbones import load_backbone
 from graft.backbones.contract import Backbone
 from graft.data import read_splits
 from graft.data.items import Splits
@@ -20,8 +21,23 @@ from graft.recipe import DataSettings, read_recipe
 from graft.steps import Solve
 from small import COLOURS, make_pictures, make_tiny
 
-STRATEGIES = ["probe", "partial:1", "partial:2", "partial:3", "full", "two-phase", "scratch"]
+STRATEGIES = [
+    *(
+        "probe",
+        "probe:steps",
+        "partial:1",
+        "partial:3",
+        "full",
+        "two-phase",
+        "gradual:1+stem",
+        "progressive",
+    ),
+    *("middle", "first-only", "stages:stem,top", "layer-decay", "scratch", "auto"),
+]
 TINY = {name: make_tiny(pretrained=name == "pretrained") for name in ("pretrained", "random")}
+# A transformer, its random weights taken for pretrained ones.
+VIT = load_backbone("timm/test_vit:none", size=32)
+VIT = replace(VIT, source=replace(VIT.source, weights="own"))
 
 
 def small_splits(each: int = 2) -> Splits:
@@ -46,9 +62,15 @@ def backbone_for(strategy: str) -> Backbone:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_groups_hold_what_trains_exactly_once_and_nothing_else(strategy: str, head: str) -> None:
+@pytest.mark.parametrize(("head", "network"), [("linear", "tiny"), ("mlp", "tiny"), ("linear", "vit")])
+def test_groups_hold_what_trains_exactly_once_and_nothing_else(
+    strategy: str, head: str, network: str
+) -> None:
     backbone = backbone_for(strategy)
+    if network == "vit":
+        strategy = strategy.replace("stem,top", "stem,blocks.5")
+        weights = "none" if strategy == "scratch" else "own"
+        backbone = replace(VIT, source=replace(VIT.source, weights=weights))
     plan = plan_for(backbone, strategy=strategy, head=head)
     model = make_model(backbone, plan.make_head(), seed=0)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -64,6 +86,11 @@ def test_groups_hold_what_trains_exactly_once_and_nothing_else(strategy: str, he
         assert sum(group.count for group in phase.groups) == sum(sizes[name] for name in expected)
         settings = [(group.rate, group.weight_decay) for group in phase.groups]
         assert len(settings) == len(set(settings))
+        rates = {name: group.rate for group in phase.groups for name in group.parameters}
+        for stage, rate in phase.train.rates.stages.items():
+            assert {rates[f"trunk.{name}"] for name in stages[stage]} == {rate}
+        heads = {rate for name, rate in rates.items() if name.startswith("head.")}
+        assert heads == {phase.train.rates.head}
 
 
 @pytest.mark.parametrize("strategy", ["full", "scratch", "two-phase"])
@@ -75,6 +102,35 @@ def test_biases_and_norms_do_not_decay_and_all_weights_do(strategy: str) -> None
     for group in phases_of(plan)[-1].groups:
         for name in group.parameters:  # in the tiny network: weights have dimensions, norms have one
             assert group.weight_decay == (0.1 if dimensions[name] > 1 else 0.0), name
+
+
+def test_norms_of_a_transformer_do_not_decay() -> None:
+    (phase,) = phases_of(plan_for(VIT, strategy="full", train__weight_decay=0.1))
+    decaying = {name for group in phase.groups if group.weight_decay for name in group.parameters}
+    assert "trunk.blocks.0.attn.qkv.weight" in decaying
+    assert not [name for name in decaying if "norm" in name or name.endswith("bias")]
+
+
+def test_under_l2sp_only_the_head_decays_to_zero() -> None:
+    (phase,) = phases_of(plan_for(TINY["pretrained"], strategy="full", train__l2sp=0.1))
+    decaying = {name for group in phase.groups if group.weight_decay for name in group.parameters}
+    assert decaying
+    assert all(name.startswith("head.") for name in decaying)
+
+
+def test_a_phase_with_batches_of_its_own_has_steps_of_its_own() -> None:
+    """18 items: three batches of 6 an epoch, and nine of 2 in the second phase."""
+    plan = plan_for(
+        TINY["pretrained"],
+        small_splits(6),
+        strategy="progressive",
+        train__batch_size=6,
+        train__warmup="1 epoch",
+        phase={"2": {"batch_size": 2}},
+    )
+    assert [phase.steps_per_epoch for phase in phases_of(plan)] == [3, 9, 3]
+    assert [phase.warmup_steps for phase in phases_of(plan)] == [3, 9, 3]
+    assert [phase.steps for phase in phases_of(plan)] == [15, 45, 30]
 
 
 def test_rates_rise_geometrically_from_the_lowest_stage_to_the_top() -> None:
@@ -154,6 +210,44 @@ def test_the_plan_knows_its_size_data_and_labels() -> None:
         ({"device": "meta"}, True, "device 'meta' is not auto"),
         ({"device": "cuda:99"}, True, "device 'cuda:99'"),
         ({"train__accumulate": 9, "train__batch_size": 8}, True, "cannot be cut into 9 parts"),
+        (
+            {"phase": {"2": {"accumulate": 9, "batch_size": 8}}, "strategy": "full"},
+            True,
+            "cannot be cut into 9 parts .*in phase 'all stages'",
+        ),
+        (
+            {"strategy": "stages:layer9"},
+            True,
+            "stages: this backbone has no stage 'layer9'.*stem, middle, top",
+        ),
+        ({"train__batchnorm": {"layer1": "train"}}, True, "train.batchnorm: .*no stage 'layer1'"),
+        ({"strategy": "stages:"}, True, "the strategy probe"),
+        ({"strategy": "gradual", "thaw": {}}, True, "thaw: the table thaws nothing"),
+        ({"strategy": "gradual", "thaw": {"1": []}}, True, "thaw.1 .*nothing thaws"),
+        ({"strategy": "full:0"}, True, "full:0: a number above zero"),
+        (
+            {"strategy": "full", "train__rates": {"t*": 1.0, "top": 1.0, "*": 1.0}},
+            True,
+            "train.rates: .*overlap",
+        ),
+        (
+            {"strategy": "full", "train__rates": {"top": 1.0}},
+            True,
+            "train.rates: .*'stem'.*no entry covers",
+        ),
+        (
+            {"strategy": "full", "epochs": 3, "train__warmup": "3 epochs"},
+            True,
+            "train.warmup = '3 epochs' .*3 epochs",
+        ),
+        (
+            {"strategy": "full", "train__mixup": 0.2, "train__focal": 1.0},
+            True,
+            "train.mixup with train.focal",
+        ),
+        ({"strategy": "full", "train__drop_path": 0.1}, True, "train.drop_path: .*no stochastic depth"),
+        ({"strategy": "full", "phase": {"7": {"ema": 0.5}}}, True, "phase.7: .*it has: 2"),
+        ({"data__size": 32}, True, "data.size = 32, but the backbone was loaded for 8 x 8"),
         ({"strategy": "scratch"}, True, "scratch wants random weights"),
         ({"head_init": "solved", "head": "mlp"}, True, "only a linear head"),
         ({"head_init": "solved"}, False, "with random weights no head"),
@@ -189,6 +283,7 @@ def test_which_runs_need_validation_data() -> None:
         for strategy in STRATEGIES
     }
     assert needs == dict.fromkeys(STRATEGIES, True) | {"probe": False}
+    assert not needs_validation(read_recipe(strategy="probe"), VIT)
     assert needs_validation(read_recipe(strategy="probe", head="mlp"), TINY["pretrained"])
 
 
@@ -208,7 +303,7 @@ def test_notes_tell_what_a_person_may_not_expect(
 
 
 def test_a_plan_without_surprises_has_no_notes(splits: Splits) -> None:
-    assert plan_for(TINY["pretrained"], splits).notes == ()
+    assert plan_for(TINY["pretrained"], splits, strategy="two-phase").notes == ()
     probe = plan_for(TINY["pretrained"], strategy="probe")
     assert probe.notes == ()
     assert [type(phase) for phase in probe.phases] == [Solve]

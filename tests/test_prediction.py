@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from graft.bundle import Bundle, load_bundle
 from graft.data import read_items, read_splits
@@ -19,6 +21,8 @@ from graft.data.transforms import preprocess
 from graft.errors import DataError
 from graft.prediction import Prediction, Predictions
 from graft.recipe import DataSettings
+from graft.task import Task
+from graft.terminal import metrics_tables, prediction_table, result_table
 from small import COLOURS, make_pictures, write_pictures
 
 
@@ -90,7 +94,7 @@ def test_unreadable_files_are_reported_and_the_others_done(bundle: Bundle, tmp_p
     assert [Path(row.id).name for row in found if row.label] == ["000.png", "002.png"]
     assert {Path(row.id).name: row.error for row in found.failed} == {
         "001.png": "the file is empty",
-        "text.jpg": "it is damaged, or no JPEG, PNG, WebP, BMP, TIFF or GIF",
+        "text.jpg": "it is damaged, or no JPEG, PNG, WebP, BMP, TIFF, GIF or .npy",
         "nowhere.jpg": "there is no such file, or the link points nowhere",
     }
     assert all(row.label is row.probabilities is row.probability is None for row in found.failed)
@@ -196,3 +200,98 @@ def test_evaluation_counts_what_prediction_decides(bundle: Bundle, tmp_path: Pat
     (photos / "red" / "001.png").rename(photos / "purple" / "1.png")
     with pytest.raises(DataError, match="'purple'"):
         bundle.evaluate(photos, device="cpu")
+
+
+# --- several labels a picture -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(bundle: Bundle) -> Bundle:
+    """The same network, whose logits now decide label by label."""
+    task = Task(bundle.labels, "multi-label", (0.5, 0.3, 0.9))
+    return replace(bundle, task=task)
+
+
+def test_labels_are_those_above_their_thresholds(many: Bundle) -> None:
+    pictures = some_pictures(20)
+    found = many.predict(pictures, device="cpu")
+    assert found.kind == "multi-label"
+    for row in found:
+        limits = dict(zip(many.labels, many.task.thresholds, strict=True))
+        assert row.labels == tuple(name for name in many.labels if row.probabilities[name] >= limits[name])
+        assert row.label is row.probability is row.error is None
+        assert row.to_dict() == {"id": row.id, "labels": [*row.labels], "probabilities": row.probabilities}
+    assert {len(row.labels) for row in found} > {1} or len({row.labels for row in found}) > 1
+
+
+def test_evaluation_of_label_sets_counts_what_prediction_decides(many: Bundle) -> None:
+    pictures = some_pictures(12)
+    decided = [row.labels for row in many.predict(pictures, device="cpu")]
+    metrics = many.evaluate((pictures, [list(labels) for labels in decided]), device="cpu")
+    assert (metrics.n, metrics.accuracy) == (12, 1.0)
+    assert sum(entry.n for entry in metrics.per_class.values()) == sum(map(len, decided))
+    with pytest.raises(DataError, match="tells exactly one"):
+        replace(many, task=Task(many.labels)).evaluate((pictures, [["red"]] * 12), device="cpu")
+
+
+def test_csv_of_label_sets() -> None:
+    rows = (
+        Prediction("x.jpg", None, {"a": 0.75, "b": 0.625}, labels=("a", "b")),
+        Prediction("y.jpg", None, {"a": 0.25, "b": 0.125}, labels=()),
+        Prediction("z.jpg", error="empty"),
+    )
+    found = Predictions(rows, ("a", "b"), kind="multi-label", separator=";")
+    assert list(csv.reader(io.StringIO(found.to_csv()))) == [
+        ["id", "labels", "error", "a", "b"],
+        ["x.jpg", "a;b", "", "0.75", "0.625"],
+        ["y.jpg", "", "", "0.25", "0.125"],
+        ["z.jpg", "", "empty", "", ""],
+    ]
+    assert [row.id for row in found.failed] == ["z.jpg"]
+    assert [json.loads(line).get("labels") for line in found.to_jsonl().splitlines()] == [
+        ["a", "b"],
+        [],
+        None,
+    ]
+
+
+def text_of(*tables: object) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    for each in tables:
+        console.print(each)
+    return console.export_text()
+
+
+def test_tables_of_label_sets(many: Bundle) -> None:
+    rows = (
+        Prediction("x.jpg", None, {"a": 0.75, "b": 0.9, "c": 0.1}, labels=("a", "b")),
+        Prediction("y.jpg", None, {"a": 0.25, "b": 0.125, "c": 0.0}, labels=()),
+    )
+    shown = text_of(prediction_table(Predictions(rows, ("a", "b", "c"), kind="multi-label")))
+    assert "b, a" in shown
+    assert "90.0 %, 75.0 %" in shown
+    assert "none" in shown
+    metrics = many.evaluate((some_pictures(3), [["blue"], [], ["red"]]), device="cpu").to_dict()
+    shown = text_of(*metrics_tables(metrics))
+    for word in (
+        "Mean AP",
+        "Macro F1",
+        "Micro F1",
+        "All labels right",
+        "Calibration error",
+        "Average prec",
+    ):
+        assert word in shown
+    shown = text_of(result_table([("x", {"test": metrics})]))
+    assert "Mean AP" in shown and f"{100 * metrics['mean_average_precision']:.1f} %" in shown
+
+
+def test_bundles_of_label_sets_and_of_bands_are_read_as_they_were_trained(
+    many: Bundle, tmp_path: Path
+) -> None:
+    full = replace(many, preprocess=replace(many.preprocess, max_value=1000.0))
+    again = load_bundle(full.save(tmp_path / "bundle"))
+    assert (again.task, again.preprocess) == (full.task, full.preprocess)
+    bright = [picture.astype(np.float32) * (1000 / 255) for picture in some_pictures(5)]
+    plain = many.predict(some_pictures(5), device="cpu")
+    assert torch.allclose(table(again.predict(bright, device="cpu")), table(plain), atol=1e-6)

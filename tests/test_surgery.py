@@ -70,15 +70,29 @@ def test_set_training_mode_rests_what_is_frozen_and_what_holds_it() -> None:
     awake = {name for name, module in net.named_modules() if module.training}
     assert "layer3.1.3" in awake and "fc" in awake and "layer3.1.1" not in awake
     assert not awake & {"", "layer2", "layer2.0.3", "layer1.0.0"}
-    surgery.set_training_mode(net, stages, [stage.name for stage in stages], batchnorm="train")
+    names = [stage.name for stage in stages]
+    surgery.set_training_mode(net, stages, names, statistics=names)
     assert all(module.training for module in net.modules())
     surgery.freeze_batchnorm(net)
-    surgery.set_training_mode(net, stages, [stage.name for stage in stages], batchnorm="train")
+    surgery.set_training_mode(net, stages, names, statistics=names)
     assert not net.layer1[0][1].training
     with pytest.raises(BackboneError, match="'layer3'"):
         surgery.set_training_mode(net, stages, ["layer4"])
-    with pytest.raises(BackboneError, match="batchnorm"):
-        surgery.set_training_mode(net, stages, [], batchnorm="off")
+    with pytest.raises(BackboneError, match=r"no stage 'layr1'.*Did you mean 'layer1'"):
+        surgery.set_training_mode(net, stages, names, statistics=["layr1"])
+    with pytest.raises(BackboneError, match="'layer1' does not train, so its statistics"):
+        surgery.set_training_mode(net, stages, ["fc"], statistics=["layer1"])
+
+
+def test_statistics_follow_in_the_stages_named_and_no_others() -> None:
+    net = Net()
+    stages = surgery.stages_of(net, PICTURES)
+    names = [stage.name for stage in stages]
+    for statistics in ([], ["layer1"], ["layer2", "layer3"]):
+        surgery.set_training_mode(net, stages, names, statistics=statistics)
+        for name, module in net.named_modules():
+            follows = name.split(".")[0] in statistics
+            assert module.training == (follows or not isinstance(module, nn.BatchNorm2d)), name
 
 
 def test_frozen_batchnorm_survives_train_and_copies() -> None:

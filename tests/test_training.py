@@ -22,7 +22,13 @@ from graft.records import Record
 from graft.training import Trained, fit, fit_steps
 from small import COLOURS, make_pictures, make_tiny
 
-BASE = {"device": "cpu", "train__precision": "fp32", "train__batch_size": 8, "epochs": 2}
+BASE = {
+    "device": "cpu",
+    "strategy": "two-phase",
+    "train__precision": "fp32",
+    "train__batch_size": 8,
+    "epochs": 2,
+}
 
 
 def plan_for(backbone: Backbone, splits: Splits, **settings: Any) -> Plan:
@@ -38,6 +44,17 @@ def drain(steps: Any) -> tuple[list[Record], Trained]:
             return found, end.value
 
 
+def fit_last(backbone: Backbone, splits: Splits, **settings: Any) -> Trained:
+    """Fitted without validation data: the last weights, so that what moves is seen in any case."""
+    splits = replace(splits, val=None)
+    return fit(backbone, splits, plan_for(backbone, splits, **settings))
+
+
+def ended(found: list[Record]) -> records.Finished:
+    """The end of the last phase of gradient steps."""
+    return [each for each in found if isinstance(each, records.Finished) and each.epochs][-1]
+
+
 def tensors_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
@@ -47,10 +64,8 @@ def tensors_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) ->
 def test_what_is_frozen_is_byte_identical_and_the_rest_moves(
     backbone: Backbone, splits: Splits, strategy: str, head_init: str
 ) -> None:
-    plan = plan_for(backbone, splits, strategy=strategy, head_init=head_init, train__lr=1e-2)
     before = {name: value.clone() for name, value in backbone.trunk.state_dict().items()}
-    # The last weights, so that what moves is seen whether or not it helped.
-    trained = fit(backbone, replace(splits, val=None), plan)
+    trained = fit_last(backbone, splits, strategy=strategy, head_init=head_init, train__lr=1e-2)
     after = trained.model.trunk.state_dict()
     frozen = {"probe": 3, "partial:1": 2, "partial:2": 1, "full": 0, "two-phase": 0}[strategy]
     for index, stage in enumerate(backbone.stages):
@@ -64,8 +79,7 @@ def test_what_is_frozen_is_byte_identical_and_the_rest_moves(
 
 def test_from_scratch_the_statistics_of_batchnorm_train(splits: Splits) -> None:
     backbone = make_tiny(pretrained=False)
-    plan = plan_for(backbone, splits, strategy="scratch", epochs=1)
-    trained = fit(backbone, replace(splits, val=None), plan)
+    trained = fit_last(backbone, splits, strategy="scratch", epochs=1)
     name = "stem.1.running_mean"
     assert not torch.equal(trained.model.trunk.state_dict()[name], backbone.trunk.state_dict()[name])
 
@@ -82,9 +96,9 @@ def test_training_learns(backbone: Backbone, splits: Splits) -> None:
 def test_the_start_is_a_candidate_and_ruin_is_not_kept(backbone: Backbone, splits: Splits) -> None:
     plan = plan_for(backbone, splits, train__lr=50.0, train__clip=None, train__augmentation="none")
     found, trained = drain(fit_steps(backbone, splits, plan))
-    finished = found[-1]
-    assert isinstance(finished, records.Finished)
-    assert finished.kept_epoch == 0
+    assert ended(found).kept_epoch == 0
+    assert trained.selected is not None
+    assert trained.selected["winner"] == "best"
     state = trained.model.trunk.state_dict()
     assert tensors_equal(dict(state), dict(backbone.trunk.state_dict()))
 
@@ -101,14 +115,16 @@ def test_the_weights_kept_are_those_of_the_best_score(
         train__lr=2e-2,
         train__select=select,
         head_init="random",
+        # Nothing but the best and the last are there to choose from; none beats the best clearly.
+        final__checkpoints=1,
     )
     found, trained = drain(fit_steps(backbone, splits, plan))
     scores = [record for record in found if isinstance(record, records.Validated)]
     key = (lambda r: -r.accuracy) if select == "accuracy" else (lambda r: r.loss)
     best = min(scores, key=key)
-    finished = found[-1]
-    assert isinstance(finished, records.Finished)
-    assert finished.kept_epoch == best.epoch
+    assert ended(found).kept_epoch == best.epoch
+    assert trained.selected is not None
+    assert trained.selected["winner"] == "best"
     assert [record.best for record in scores].count(True) >= 1
     logits = logits_of(trained, splits)
     loss = splits.task.losses(logits, torch.from_numpy(splits.val.targets)).mean()
@@ -137,9 +153,7 @@ def test_without_validation_data_the_last_weights_are_kept_and_the_plan_says_so(
 def test_early_stopping_ends_a_phase(backbone: Backbone, splits: Splits) -> None:
     plan = plan_for(backbone, splits, epochs=30, train__lr=50.0, train__clip=None, train__patience=2)
     found, _ = drain(fit_steps(backbone, splits, plan))
-    finished = found[-1]
-    assert isinstance(finished, records.Finished)
-    assert finished.epochs == 2
+    assert ended(found).epochs == 2
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
@@ -150,13 +164,9 @@ def test_a_batch_in_parts_gives_what_the_whole_batch_gives(
     for module in backbone.trunk.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    splits = replace(splits, val=None)
+    settings = {"train__optimizer": optimizer, "train__sampling": "balanced", "train__mixup": 0.2}
     results = [
-        fit(
-            backbone,
-            splits,
-            plan_for(backbone, splits, train__accumulate=parts, train__optimizer=optimizer),
-        ).model.state_dict()
+        fit_last(backbone, splits, train__accumulate=parts, **settings).model.state_dict()
         for parts in (1, 3)
     ]
     for name in results[0]:
@@ -230,7 +240,7 @@ def test_tied_weights_and_moving_buffers_train_with_their_stage(splits: Splits, 
     torch.manual_seed(0)
     backbone = from_module(Tied(), preprocess=make_tiny().preprocess, head=None)
     before = {name: value.clone() for name, value in backbone.trunk.state_dict().items()}
-    trained = fit(backbone, replace(splits, val=None), plan_for(backbone, splits, strategy=strategy))
+    trained = fit_last(backbone, splits, strategy=strategy)
     after = trained.model.trunk.state_dict()
     for name in ("one.weight", "three.weight", "two.weight_u"):
         assert torch.equal(before[name], after[name]) == (strategy == "probe"), name
@@ -253,10 +263,10 @@ def test_features_that_are_not_finite_name_their_pictures(splits: Splits) -> Non
 
 
 def test_optimiser_state_survives_into_the_next_phase(backbone: Backbone, splits: Splits) -> None:
-    from graft import training
+    from graft import stepping
 
     seen: list[dict[str, int]] = []
-    original = training._make_optimizer
+    original = stepping._make_optimizer
 
     def watch(run: Any, phase: Any) -> torch.optim.Optimizer:
         optimizer = original(run, phase)
@@ -265,7 +275,7 @@ def test_optimiser_state_survives_into_the_next_phase(backbone: Backbone, splits
         return optimizer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_make_optimizer", watch)
+        patch.setattr(stepping, "_make_optimizer", watch)
         fit(backbone, splits, plan_for(backbone, splits, head_init="random"))
     per_epoch = 3
     assert seen == [{}, {"head.weight": 5 * per_epoch, "head.bias": 5 * per_epoch}] or seen[1] == {
@@ -287,7 +297,9 @@ STOPS = {
     "epoch end, before validation": lambda r: isinstance(r, records.Stepped) and r.step == 3,
     "after validation": lambda r: isinstance(r, records.Validated) and r.epoch == 1,
     "second epoch": lambda r: isinstance(r, records.Stepped) and r.step == 5,
-    "the end": lambda r: isinstance(r, records.Finished) and r.phase == 1,
+    "the end of training": lambda r: isinstance(r, records.Finished) and r.phase == 1,
+    "the choice": lambda r: isinstance(r, records.Selected),
+    "the end": lambda r: isinstance(r, records.Calibrated),
 }
 
 
@@ -311,25 +323,15 @@ def told(found: list[Record]) -> list[Record]:
 
 
 @pytest.mark.parametrize("stop", STOPS)
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"train__augmentation": "standard"},
-        {"train__augmentation": "light", "train__accumulate": 2, "train__optimizer": "sgd"},
-        {"head": "mlp", "train__patience": 1},
-    ],
-    ids=["augmented", "accumulated", "mlp"],
-)
 def test_a_resumed_run_ends_bit_for_bit_like_one_never_stopped(
-    backbone: Backbone, splits: Splits, tmp_path: Path, stop: str, settings: dict[str, Any]
+    backbone: Backbone, splits: Splits, tmp_path: Path, stop: str
 ) -> None:
-    plan = plan_for(backbone, splits, train__lr=5e-3, **settings)
-    if "head" in settings and stop == "after the head is solved":
-        stop = "step 1"  # nothing is solved here
+    """With a solved head; test_state.py has the other combinations of options."""
+    plan = plan_for(backbone, splits, train__lr=5e-3, train__augmentation="standard")
     whole, expected = drain(fit_steps(backbone, splits, plan))
     before, after, trained = stop_and_resume(backbone, splits, plan, STOPS[stop], tmp_path)
     assert tensors_equal(trained.model.state_dict(), expected.model.state_dict())
-    solving = stop in ("after the head is solved", "between phases") and "head" not in settings
+    solving = stop in ("after the head is solved", "between phases")
     assert trained.ends == expected.ends
     done = [] if solving else told(before)  # solving begins anew
     assert done + told(after) == told(whole)
@@ -344,24 +346,6 @@ def test_a_resumed_run_with_workers_ends_the_same(
     plan = plan_for(backbone, splits, train__workers=2, **settings)
     _, _, trained = stop_and_resume(backbone, splits, plan, STOPS[stop], tmp_path)
     assert tensors_equal(trained.model.state_dict(), expected.model.state_dict())
-
-
-def test_a_run_killed_after_any_checkpoint_ends_the_same(
-    backbone: Backbone, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a checkpoint after every step, drop the run at each record without a word."""
-    monkeypatch.setattr("graft.state.SAVE_EVERY", -1.0)
-    monkeypatch.setattr("graft.state.SAVE_SHARE", float("inf"))
-    plan = plan_for(backbone, splits, train__lr=5e-3)
-    whole, expected = drain(fit_steps(backbone, splits, plan))
-    for kill_at in range(1, len(whole), 3):
-        checkpoints = Checkpoints(tmp_path / str(kill_at), "run")
-        steps = fit_steps(backbone, splits, plan, checkpoints=checkpoints)
-        for _ in range(kill_at):
-            next(steps)
-        steps.close()  # GeneratorExit saves nothing
-        _, trained = drain(fit_steps(backbone, splits, plan, checkpoints=checkpoints))
-        assert tensors_equal(trained.model.state_dict(), expected.model.state_dict()), kill_at
 
 
 def test_the_log_count_of_a_checkpoint_is_the_number_of_records_told(

@@ -63,7 +63,15 @@ def test_training_on_a_folder_gives_a_bundle_that_predicts(photos: Path, tmp_pat
     found = bundle.predict(photos / "red", device="cpu")
     assert [row.label for row in found].count("red") >= 9
     again = load_bundle(tmp_path / "run").predict(photos / "red", device="cpu")
-    assert [row.label for row in again] == [row.label for row in found]
+    assert again == found  # probabilities too, temperature included
+    told = bundle.metrics
+    assert load_bundle(tmp_path / "run").task.temperature == told["calibrated"]["temperature"] != 1.0
+    assert {"error_before", "error_after", "loss_before", "loss_after"} <= told["calibrated"].keys()
+    assert told["validation"]["ece"] == pytest.approx(told["calibrated"]["error_after"], abs=1e-6)
+    assert told["validation"]["ece_uncalibrated"] == pytest.approx(
+        told["calibrated"]["error_before"], abs=1e-6
+    )
+    assert told["selected"]["winner"] in told["selected"]["candidates"]
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == json.loads(
         json.dumps(bundle.metrics)
     )
@@ -292,7 +300,8 @@ sys.path.insert(0, {tests!r})
 import small
 import torch
 torch.set_num_threads(1)
-from graft import state, training
+from graft import state
+from graft.stepping import Stepper
 from graft.recipe import read_recipe
 from graft.runs import Run
 from graft.workflow import carry_out, drain, prepare, prepare_again
@@ -337,12 +346,12 @@ folder = os.path.join(folder, "asked")
 child = os.fork()
 if not child:
     os.dup2(os.open(folder + ".err", os.O_WRONLY | os.O_CREAT), 2)
-    step = training._step
+    step = Stepper.step
     def slow(*arguments):
         time.sleep(0.2)
         return step(*arguments)
-    training._step = slow
-    words = "--backbone tiny/net --device cpu --epochs 2 --set train.batch_size=8"
+    Stepper.step = slow
+    words = "--backbone tiny/net --strategy two-phase --device cpu --epochs 2 --set train.batch_size=8"
     words += " --set train.precision=fp32 --set train.augmentation=light --set train.lr=5e-3"
     sys.argv = ["graft", "train", photos, "--out", folder, *words.split()]
     from graft.cli import main

@@ -5,12 +5,13 @@
     bundle = graft.train("photos/", backbone="torchvision/resnet50")
     bundle.predict("new/")
 
-The same in five steps, each a plain value that can be looked at before the next:
+The same in six steps, each a plain value that can be looked at before the next:
 
     recipe = graft.read_recipe(data__path="photos/", backbone="torchvision/resnet50")
     backbone = graft.load_backbone(recipe)
     splits = graft.read_splits(recipe, backbone)
-    plan = graft.make_plan(recipe, backbone, splits)
+    evidence = graft.measure(recipe, backbone, splits)
+    plan = graft.make_plan(recipe, backbone, splits, evidence)
     trained = graft.fit(backbone, splits, plan)
 
 For a training loop of your own, the building blocks (``freeze``, ``replace_head``, ``stages_of`` …) work on
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from graft.errors import RecipeError as RecipeError
     from graft.errors import RunError as RunError
     from graft.errors import TrainingError as TrainingError
+    from graft.evidence import Evidence as Evidence
     from graft.plan import Plan as Plan
     from graft.plan import check as check
     from graft.plan import make_plan as make_plan
@@ -65,7 +67,9 @@ if TYPE_CHECKING:
     from graft.task import Task as Task
     from graft.training import fit as fit
     from graft.training import fit_steps as fit_steps
+    from graft.workflow import fit_preprocess as fit_preprocess
     from graft.workflow import load_backbone as load_backbone
+    from graft.workflow import measure as measure
     from graft.workflow import read_splits as read_splits
     from graft.workflow import resume as resume
     from graft.workflow import train as train
@@ -86,6 +90,7 @@ _HOMES = {
         "RunError",
         "TrainingError",
     ),
+    "evidence": ("Evidence",),
     "plan": ("Plan", "check", "make_plan"),
     "recipe": ("Recipe", "read_recipe"),
     "strategies": ("register_strategy",),
@@ -107,7 +112,7 @@ _HOMES = {
     ),
     "task": ("Task",),
     "training": ("fit", "fit_steps"),
-    "workflow": ("load_backbone", "read_splits", "resume", "train"),
+    "workflow": ("fit_preprocess", "load_backbone", "measure", "read_splits", "resume", "train"),
 }
 _HOME_OF = {name: f"graft.{home}" for home, names in _HOMES.items() for name in names}
 

@@ -8,10 +8,12 @@ and its evolved norms, synchronised batch-norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 _made: dict[type[nn.Module], type[nn.Module]] = {}  # class -> its frozen form
 
@@ -68,6 +70,41 @@ def unfreeze_batchnorm(module: nn.Module) -> int:
             layer.train(module.training)
             count += 1
     return count
+
+
+@contextlib.contextmanager
+def collecting_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, every batch that passes counts for the statistics of ``norms``, which begin anew.
+
+    They are the plain mean over the batches; afterwards the layers are in eval mode and keep them.
+
+    Args:
+        norms: torch's batch-norms and what is derived of them, with running statistics.
+    """
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()  # type: ignore[operator]
+        norm.momentum = None  # type: ignore[assignment]
+        norm.training = True
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum, norm.training = momentum, False
+
+
+def plain_norms(trunk: nn.Module, modules: Collection[str] | None = None) -> list[nn.Module]:
+    """Torch's batch-norms (and their kin) with statistics; of ``modules``, names of leaves, where given.
+
+    Some hold their activation as a leaf of their own, and count where that is named.
+    """
+    return [
+        layer
+        for name, layer in trunk.named_modules()
+        if isinstance(layer, _BatchNorm)
+        and layer.running_mean is not None
+        and (modules is None or any(leaf == name or leaf.startswith(f"{name}.") for leaf in modules))
+    ]
 
 
 def running_norms(module: nn.Module) -> Iterator[nn.Module]:

@@ -29,9 +29,10 @@ from graft.backbones.contract import Backbone, Factory, Preprocess, Source
 from graft.data.transforms import preprocess as prepare_picture
 from graft.errors import FAILED, BundleError, DataError
 from graft.files import new_folder, read_json, sha256_file, write_json
-from graft.metrics import Metrics
+from graft.metrics import Metrics, MultiLabelMetrics
 from graft.model import Head, Model
 from graft.numerics import resolve_device
+from graft.options import Views
 from graft.prediction import Predictions, evaluate_items, predict_items
 from graft.recipe import DataSettings
 from graft.seeds import mix
@@ -47,7 +48,8 @@ GOLDEN_TOLERANCE = 1e-3  # absolute and relative; other machines round different
 class Bundle:
     """A model that is ready for use, and everything known about it.
 
-    ``plan`` and ``metrics`` are plain values; ``path`` is where it was loaded from or saved to.
+    ``plan`` and ``metrics`` are plain values; ``path`` is where it was loaded from or saved to. ``tta``:
+    which views of a picture predictions are the mean over (see :func:`graft.inference.views_of`).
     """
 
     model: Model
@@ -58,6 +60,7 @@ class Bundle:
     plan: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    tta: Views = "none"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -76,17 +79,31 @@ class Bundle:
             DataError: no picture is found at all.
         """
         return predict_items(
-            self.model, self.task, self.preprocess, data, resolve_device(device), settings or DataSettings()
+            self.model,
+            self.task,
+            self.preprocess,
+            data,
+            resolve_device(device),
+            settings or DataSettings(),
+            tta=self.tta,
         )
 
-    def evaluate(self, data: Any, *, device: str = "auto", settings: DataSettings | None = None) -> Metrics:
+    def evaluate(
+        self, data: Any, *, device: str = "auto", settings: DataSettings | None = None
+    ) -> Metrics | MultiLabelMetrics:
         """How good the bundle is on labelled pictures: a folder of class folders, a table, arrays.
 
         Raises:
             DataError: the data cannot be read, or has a class that the bundle does not know.
         """
         return evaluate_items(
-            self.model, self.task, self.preprocess, data, resolve_device(device), settings or DataSettings()
+            self.model,
+            self.task,
+            self.preprocess,
+            data,
+            resolve_device(device),
+            settings or DataSettings(),
+            tta=self.tta,
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -127,6 +144,7 @@ class Bundle:
             "source": _source_values(self.source),
             "plan": self.plan,
             "metrics": self.metrics,
+            "tta": self.tta,
             "provenance": provenance(),
             "files": {name: sha256_file(folder / name) for name in (WEIGHTS, GOLDEN)},
         }
@@ -141,6 +159,7 @@ def make_bundle(
     *,
     plan: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
+    tta: Views = "none",
 ) -> Bundle:
     """A bundle of a trained ``model`` whose trunk came from ``backbone``; not saved yet."""
     return Bundle(
@@ -151,6 +170,7 @@ def make_bundle(
         source=backbone.source,
         plan=plan or {},
         metrics=metrics or {},
+        tta=tta,
     )
 
 
@@ -233,6 +253,7 @@ def _describe(values: dict[str, Any], folder: Path) -> Bundle:
             plan=TypeAdapter(dict[str, Any]).validate_python(values["plan"]),
             metrics=TypeAdapter(dict[str, Any]).validate_python(values["metrics"]),
             path=folder,
+            tta=TypeAdapter(Views).validate_python(values.get("tta", "none")),
         )
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder / MANIFEST} is damaged: {error}") from None

@@ -25,7 +25,7 @@ from torch import Tensor
 from graft.errors import RunError, TrainingError
 from graft.files import new_folder, read_json, sha256_file, write_json
 
-TENSORS = ("model", "optimizer", "best")
+TENSORS = ("model", "optimizer", "best", "average", "start")
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Position:
     """Where in the plan training stands, between two optimiser steps.
 
     ``step`` counts the steps done in this epoch, ``epoch`` the epochs done in this phase,
-    ``epochs_before`` those of earlier phases; ``records`` the lines of the run's log. ``kept`` describes
-    the best validation of the phase.
+    ``epochs_before`` those of earlier phases; ``records`` the lines of the run's log. ``leaders`` describe
+    the best validations of the phase. ``adapted``: stages whose batch-norm statistics were re-estimated.
     """
 
     phase: int = 0
@@ -43,12 +43,15 @@ class Position:
     epochs_before: int = 0
     validated: bool = False
     loss_sum: float = 0.0
-    kept: dict[str, float] | None = None
+    leaders: list[dict[str, float]] = field(default_factory=list)
     waited: int = 0
     saves: int = 0
     records: int = 0
     solved: dict[str, float | None] | None = None
     ends: list[dict[str, Any]] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
+    selected: dict[str, Any] | None = None
+    calibrated: dict[str, Any] | None = None
     seconds: float = 0.0
 
     def next_phase(self) -> Position:
@@ -60,6 +63,9 @@ class Position:
             records=self.records,
             solved=self.solved,
             ends=self.ends,
+            adapted=self.adapted,
+            selected=self.selected,
+            calibrated=self.calibrated,
             seconds=self.seconds,
         )
 
@@ -72,6 +78,8 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,8 @@ def load_optimizer(
         parameter = parameters[parameter_name]
         if id(parameter) in mine:
             # The parameter's own memory layout, or vectorised kernels may round differently.
-            state = torch.empty_like(parameter).copy_(tensor) if tensor.dim() else tensor.clone()
+            like = torch.empty_like(parameter) if tensor.dim() else torch.empty((), device=parameter.device)
+            state = like.copy_(tensor)
             optimizer.state[parameter][key] = state
 
 

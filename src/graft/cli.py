@@ -58,7 +58,7 @@ Backbone = Annotated[
 ]
 Strategy = Annotated[
     str | None,
-    typer.Option("--strategy", "-s", help="probe, partial:K, full, two-phase (default) or scratch."),
+    typer.Option("--strategy", "-s", help="auto (default), probe, full, gradual …: see graft strategies."),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a bundle's.")]
@@ -130,15 +130,18 @@ def show_planned(
     asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
     from graft.progress import reading
     from graft.terminal import show_plan, show_problems
+    from graft.trial import measure_costs
     from graft.workflow import prepare
 
     console = _console(stderr=as_json)
     with reading(console) as told:
         prepared = prepare(asked, progress=told)
     show_problems(console, prepared.splits.problems)
-    show_plan(console, prepared.plan)
+    costs = measure_costs(prepared.backbone, prepared.splits, prepared.plan)
+    show_plan(console, prepared.plan, costs)
     if as_json:
-        _print_json(json.loads(prepared.plan.to_json()))
+        values = json.loads(prepared.plan.to_json())
+        _print_json(values | {"costs": {number: asdict(cost) for number, cost in costs.items()}})
 
 
 @app.command()
@@ -257,6 +260,19 @@ def models(
         _print_json({"models": [asdict(entry) for entry in found]})
         return
     _console().print(models_table(found))
+
+
+@app.command()
+def strategies(as_json: Json = False) -> None:
+    """List the strategies: what each trains, and how."""
+    from graft.strategies import strategy_table
+    from graft.terminal import strategies_table
+
+    found = strategy_table()
+    if as_json:
+        _print_json({"strategies": found})
+        return
+    _console().print(strategies_table(found))
 
 
 @app.command()

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from graft.errors import TrainingError
 from graft.numerics import Numerics
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Engine:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def share(self, items: list[int]) -> list[int]:
+    def share(self, items: list[T]) -> list[T]:
         """This process's part of a batch."""
         return items[self.rank :: self.processes]
 

@@ -12,10 +12,15 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
+from graft.batchnorm import collecting_statistics
 from graft.data.dataset import Pictures, loader
+from graft.schedule import cut_batches, epoch_order
+from graft.seeds import mix
 
 BATCH = 64
+ZOOM = 7 / 8  # of each side, in the view that looks closer
 
 
 def forward_batches(
@@ -26,10 +31,12 @@ def forward_batches(
     indices: range | list[int] | None = None,
     batch_size: int = BATCH,
     workers: int = 0,
+    tta: str = "none",
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (indices [B], outputs [B, D] in float32 on the CPU) until every item is done.
 
-    The network's mode is restored afterwards; it is moved to ``device`` and stays there.
+    ``tta``: outputs are the mean over these views. The network's mode is restored
+    afterwards; it is moved to ``device`` and stays there.
     """
     items = list(range(len(pictures)) if indices is None else indices)
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
@@ -39,14 +46,61 @@ def forward_batches(
         for tensors, _, places in loader(pictures, batches, workers):
             with torch.inference_mode():
                 inputs = tensors.to(device, memory_format=torch.channels_last)
-                outputs = network(inputs).float().cpu()
+                views = [network(view).float() for view in views_of(inputs, tta)]
+                outputs = (sum(views[1:], start=views[0]) / len(views)).cpu()
             yield places, outputs
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def forward_all(network: nn.Module, pictures: Pictures, device: torch.device) -> Tensor:
+def forward_all(
+    network: nn.Module, pictures: Pictures, device: torch.device, *, tta: str = "none"
+) -> Tensor:
     """Outputs of every item, [N, D] in float32 on the CPU; N must be at least one."""
-    parts = [outputs for _, outputs in forward_batches(network, pictures, device)]
+    parts = [outputs for _, outputs in forward_batches(network, pictures, device, tta=tta)]
     return torch.cat(parts).clone()
+
+
+def views_of(inputs: Tensor, tta: str) -> list[Tensor]:
+    """The views [B, K, h, w] of a batch for test-time augmentation, the plain one first.
+
+    ``flip`` adds the mirror image, ``zoom`` the middle (seven eighths of each side) at full size,
+    ``flip+zoom`` both and the mirrored middle.
+    """
+    views = [inputs]
+    if "zoom" in tta:
+        height, width = inputs.shape[-2:]
+        h, w = round(ZOOM * height), round(ZOOM * width)
+        top, left = (height - h) // 2, (width - w) // 2
+        middle = inputs[..., top : top + h, left : left + w]
+        zoomed = interpolate(middle, (height, width), mode="bilinear", align_corners=False)
+        views.append(zoomed.contiguous(memory_format=torch.channels_last))
+    if "flip" in tta:
+        views += [view.flip(-1) for view in views]
+    return views
+
+
+def collect_statistics(
+    network: nn.Module,
+    norms: list[nn.Module],
+    pictures: Pictures,
+    device: torch.device,
+    *,
+    seed: int,
+    workers: int = 0,
+) -> Iterator[int]:
+    """Give the batch-norms ``norms`` of ``network`` the statistics of ``pictures``; yields how many passed.
+
+    The network is left in evaluation mode, on ``device``. The order is shuffled by ``seed``, for a batch
+    of a single class would be normalised by that class.
+    """
+    order = epoch_order(len(pictures), seed=mix(seed, "statistics"), epoch=0)
+    seen = 0
+    network.eval().to(device)
+    with collecting_statistics(norms):
+        for tensors, _, _ in loader(pictures, cut_batches(order, BATCH), workers):
+            with torch.inference_mode():
+                network(tensors.to(device, memory_format=torch.channels_last))
+            seen += len(tensors)
+            yield seen

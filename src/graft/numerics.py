@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from graft.errors import RecipeError
-from graft.recipe import Frozen, Recipe
+from graft.options import Frozen
+from graft.recipe import Recipe
 
 
 class Numerics(Frozen):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
 from torch import nn
@@ -21,13 +21,27 @@ from graft.data.items import Items, Splits
 from graft.errors import DataError, RecipeError
 from graft.model import Head, Model
 from graft.numerics import Numerics, resolve_device, resolve_numerics, world_size
-from graft.recipe import Frozen, Recipe
-from graft.schedule import geometric_rates, steps_in_epoch
-from graft.steps import Solve, Train
+from graft.options import Frozen, Views
+from graft.recipe import Recipe
+from graft.schedule import count_warmup, steps_in_epoch
+from graft.steps import Calibrate, Select, Solve, Step, Train
+from graft.stochastic_depth import droppable
 from graft.strategies import Ask, plan_steps, split_name
+from graft.strategies.auto import decide
 from graft.surgery import undecayed
 
-VERSION = 1
+if TYPE_CHECKING:
+    from graft.evidence import Evidence
+
+VERSION = 2
+STEPS_DROPOUT = 0.2  # of a head trained by steps on a frozen backbone, as the courses have it
+
+
+_LAST_KEPT = "There is no validation data: the last weights are kept, whatever they are worth."
+_ALL_TRAIN = (
+    "All labels train: with fewer than 150 in the median class, a part set aside would decide little and "
+    "cost accuracy. The rates end at zero and the last weights are kept; probabilities are not calibrated."
+)
 
 
 class Group(Frozen):
@@ -86,8 +100,10 @@ class Plan(Frozen):
     head: dict[str, Any]
     labels: tuple[str, ...]
     data: DataSummary
-    phases: tuple[Annotated[Solve | Phase, Field(discriminator="kind")], ...]
+    phases: tuple[Annotated[Solve | Phase | Select | Calibrate, Field(discriminator="kind")], ...]
     numerics: Numerics
+    tta: Views = "none"
+    """Test-time augmentation: what predictions are the mean over."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
@@ -113,22 +129,24 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
     """Refuse, before any data is read, what the recipe and the backbone make impossible.
 
     Raises:
-        RecipeError: unknown strategy or parameter, a device that is not there, a batch that cannot be
-            cut as asked, pretrained weights under a strategy that wants none.
+        RecipeError: unknown strategy, parameter or stage, a device that is not there, rates that leave
+            out a stage or name one twice, a warm-up longer than its phase, options that exclude each
+            other, a batch that cannot be cut as asked, pretrained weights under a strategy that wants none.
     """
     resolve_device(recipe.device)
-    plan_steps(_ask(recipe, backbone, steps_per_epoch=1))
-    train = recipe.train
-    parts = train.accumulate * world_size()
-    if train.batch_size < parts:
-        raise RecipeError(
-            f"train.batch_size = {train.batch_size} cannot be cut into {parts} parts "
-            f"(train.accumulate = {train.accumulate}, {world_size()} processes)."
-        )
+    steps = plan_steps(_ask(recipe, backbone))
+    _check_drop_path(steps, backbone)
+    _check_batches(steps)
     if split_name(recipe.strategy)[0] == "scratch" and backbone.source.pretrained:
         raise RecipeError(
             "The strategy scratch wants random weights, but this backbone is pretrained; "
             "load it with the weights name 'none'."
+        )
+    size = backbone.preprocess.size
+    if recipe.data.size is not None and size != (recipe.data.size, recipe.data.size):
+        raise RecipeError(
+            f"data.size = {recipe.data.size}, but the backbone was loaded for {size[0]} x {size[1]} "
+            "pixels; load it with size=, or leave the setting out."
         )
     if recipe.data.channels != backbone.preprocess.channels:
         raise RecipeError(
@@ -137,8 +155,8 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
         )
 
 
-def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits) -> Plan:
-    """Resolve the recipe for this backbone and data.
+def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evidence | None = None) -> Plan:
+    """Resolve the recipe for this backbone and data; ``evidence`` is what the strategy auto decides by.
 
     Raises:
         RecipeError: as :func:`check`.
@@ -146,15 +164,17 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits) -> Plan:
     """
     check(recipe, backbone)
     numerics = resolve_numerics(recipe)
-    per_epoch = steps_in_epoch(len(splits.train), recipe.train.batch_size)
-    if len(splits.train) // per_epoch < numerics.processes:
-        raise DataError(
-            f"{len(splits.train)} training pictures are too few for {numerics.processes} processes."
-        )
-    ask = _ask(recipe, backbone, steps_per_epoch=per_epoch)
+    items = len(splits.train)
+    per_epoch = steps_in_epoch(items, recipe.train.batch_size)
+    ask = _ask(recipe, backbone, steps_per_epoch=per_epoch, splits=splits, evidence=evidence)
     head = _head(recipe, backbone, classes=splits.task.classes)
     sizes = _sizes(backbone)
     names = _Names.of(backbone, head)
+    steps = plan_steps(ask)
+    for step in steps:
+        smallest = items // steps_in_epoch(items, step.batch_size) if isinstance(step, Train) else items
+        if smallest < numerics.processes:
+            raise DataError(f"{items} training pictures are too few for {numerics.processes} processes.")
     return Plan(
         strategy=recipe.strategy,
         seed=recipe.seed,
@@ -164,16 +184,14 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits) -> Plan:
         head=head.to_dict(),
         labels=splits.task.labels,
         data=DataSummary(
-            train=len(splits.train),
+            train=items,
             val=_length(splits.val),
             test=_length(splits.test),
             fingerprint=splits.fingerprint,
         ),
-        phases=tuple(
-            step if isinstance(step, Solve) else _resolve(step, names, per_epoch)
-            for step in plan_steps(ask)
-        ),
+        phases=tuple(_resolve(step, names, items) if isinstance(step, Train) else step for step in steps),
         numerics=numerics,
+        tta=recipe.final.tta or _tta(ask),
         notes=tuple(_notes(ask, splits, backbone)),
     )
 
@@ -191,7 +209,7 @@ def describe_network(backbone: Backbone) -> dict[str, Any]:
 
 def needs_validation(recipe: Recipe, backbone: Backbone) -> bool:
     """Whether any step decides by validation data; a solved head decides out of fold instead."""
-    steps = plan_steps(_ask(recipe, backbone, steps_per_epoch=1))
+    steps = plan_steps(_ask(recipe, backbone))
     return any(isinstance(step, Train) for step in steps)
 
 
@@ -219,24 +237,65 @@ class _Names(Frozen):
         )
 
 
-def _ask(recipe: Recipe, backbone: Backbone, *, steps_per_epoch: int) -> Ask:
-    return Ask(recipe, backbone.stage_names, steps_per_epoch, backbone.source.pretrained)
+def _ask(
+    recipe: Recipe,
+    backbone: Backbone,
+    *,
+    steps_per_epoch: int | None = None,
+    splits: Splits | None = None,
+    evidence: Evidence | None = None,
+) -> Ask:
+    return Ask(
+        recipe,
+        backbone.stage_names,
+        steps_per_epoch or 1,
+        backbone.source.pretrained,
+        validates=splits is None or splits.val is not None,
+        evidence=evidence,
+        items=None if splits is None else len(splits.train),
+    )
+
+
+def _tta(ask: Ask) -> Views:
+    """Auto looks closer, too, and at the mirror image where that was measured to keep its label."""
+    measured = split_name(ask.recipe.strategy)[0] == "auto" and ask.evidence is not None
+    if not measured:
+        return "none"
+    return "flip+zoom" if decide(ask.evidence).flips else "zoom"
+
+
+def _check_drop_path(steps: Iterable[Step], backbone: Backbone) -> None:
+    if any(isinstance(step, Train) and step.drop_path for step in steps) and not droppable(backbone.trunk):
+        raise RecipeError(
+            f"train.drop_path: {backbone.source.id} has no stochastic depth to be set; leave it out."
+        )
+
+
+def _check_batches(steps: Iterable[Step]) -> None:
+    for step in steps:
+        parts = step.accumulate * world_size() if isinstance(step, Train) else 0
+        if isinstance(step, Train) and step.batch_size < parts:
+            raise RecipeError(
+                f"train.batch_size = {step.batch_size} cannot be cut into {parts} parts "
+                f"(train.accumulate = {step.accumulate}, {world_size()} processes) in phase {step.name!r}."
+            )
 
 
 def _head(recipe: Recipe, backbone: Backbone, *, classes: int) -> Head:
     dropout = recipe.head_dropout
+    if dropout is None and recipe.head == "mlp":
+        dropout = 0.25
     if dropout is None:
-        dropout = 0.25 if recipe.head == "mlp" else 0.0
+        dropout = STEPS_DROPOUT if recipe.strategy == "probe:steps" else 0.0
     return Head(backbone.feature_dim, classes, recipe.head, recipe.head_hidden, dropout)
 
 
-def _resolve(train: Train, names: _Names, per_epoch: int) -> Phase:
-    steps = train.epochs * per_epoch
+def _resolve(train: Train, names: _Names, items: int) -> Phase:
+    per_epoch = steps_in_epoch(items, train.batch_size)
     return Phase(
         train=train,
         steps_per_epoch=per_epoch,
-        # At least one step runs at the full rate.
-        warmup_steps=min(round(train.warmup * steps), steps - 1),
+        warmup_steps=count_warmup(train.warmup, epochs=train.epochs, per_epoch=per_epoch),
         groups=tuple(_groups(train, names)),
         frozen=tuple(name for name in names.stages if name not in train.stages),
     )
@@ -245,11 +304,12 @@ def _resolve(train: Train, names: _Names, per_epoch: int) -> Phase:
 def _groups(train: Train, names: _Names) -> Iterable[Group]:
     """One group for each distinct (rate, decay): fused optimisers like few and large groups."""
     members: dict[tuple[float, float], list[tuple[str, str]]] = defaultdict(list)
-    rates = geometric_rates(train.rates.lowest, train.rates.top, max(1, len(train.stages)))
-    blocks = [(stage, names.stages[stage], rate) for stage, rate in zip(train.stages, rates, strict=False)]
+    blocks = [(stage, names.stages[stage], rate) for stage, rate in train.rates.stages.items()]
     for stage, parameters, rate in [*blocks, ("head", names.head, train.rates.head)]:
+        # L2-SP pulls the body toward where it started, and not toward zero as well.
+        own = 0.0 if train.l2sp and stage != "head" else train.weight_decay
         for name in parameters:
-            decay = train.weight_decay if name in names.decaying else 0.0
+            decay = own if name in names.decaying else 0.0
             members[rate, decay].append((stage, name))
     for (rate, decay), found in members.items():
         yield Group(
@@ -262,6 +322,8 @@ def _groups(train: Train, names: _Names) -> Iterable[Group]:
 
 
 def _notes(ask: Ask, splits: Splits, backbone: Backbone) -> Iterable[str]:
+    if split_name(ask.recipe.strategy)[0] == "auto" and ask.pretrained:
+        yield from decide(ask.evidence).reasons
     if ask.recipe.head_init == "auto" and not ask.solvable:
         why = "is not linear" if ask.pretrained else "stands on random weights"
         yield f"The head starts random: it {why}, so it cannot be solved."
@@ -271,7 +333,8 @@ def _notes(ask: Ask, splits: Splits, backbone: Backbone) -> Iterable[str]:
     if unused:
         yield f"Set, but of no effect here: {', '.join(unused)}."
     if splits.val is None and trains:
-        yield "There is no validation data: the last weights are kept, whatever they are worth."
+        chosen = "validation" not in ask.recipe.data.model_fields_set
+        yield _ALL_TRAIN if chosen and split_name(ask.recipe.strategy)[0] == "auto" else _LAST_KEPT
     if backbone.unused:
         yield f"{len(backbone.unused)} parameters of the backbone are never used and never train."
 

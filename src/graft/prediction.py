@@ -15,9 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graft.backbones.contract import Preprocess
 from graft.data import read_items, read_labelled
@@ -25,23 +24,30 @@ from graft.data.dataset import Pictures
 from graft.data.items import Problem
 from graft.errors import DataError
 from graft.inference import forward_all
-from graft.metrics import Metrics, score_logits
+from graft.metrics import Metrics, MultiLabelMetrics
 from graft.recipe import DataSettings
-from graft.task import Task
+from graft.task import Kind, Task
+
+SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's decision: its label and the probability of every label, or why there is none."""
+    """One picture's decision, and the probability of every label; or why there is none.
+
+    ``label`` is that of a single-label task, ``labels`` those of a multi-label one (which may be none);
+    the other is None.
+    """
 
     id: str
     label: str | None = None
     probabilities: dict[str, float] | None = None
     error: str | None = None
+    labels: tuple[str, ...] | None = None
 
     @property
     def probability(self) -> float | None:
-        """That of the label decided for."""
+        """That of the label decided for; None in a multi-label task."""
         if self.label is None or self.probabilities is None:
             return None
         return self.probabilities[self.label]
@@ -49,6 +55,8 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         if self.error is not None:
             return {"id": self.id, "error": self.error}
+        if self.labels is not None:
+            return {"id": self.id, "labels": list(self.labels), "probabilities": self.probabilities}
         return {
             "id": self.id,
             "label": self.label,
@@ -61,12 +69,15 @@ class Prediction:
 class Predictions(Sequence[Prediction]):
     """Predictions in the order of the pictures, unreadable ones last; ``labels`` as in the task.
 
-    ``problems``: what was odd about the folders that were searched.
+    ``problems``: what was odd about the folders that were searched. ``kind``: that of the task.
+    ``separator``: what stands between the labels of a picture in a CSV file.
     """
 
     rows: tuple[Prediction, ...]
     labels: tuple[str, ...]
     problems: tuple[Problem, ...] = ()
+    kind: Kind = "single-label"
+    separator: str = SEPARATOR
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,7 +90,7 @@ class Predictions(Sequence[Prediction]):
 
     @property
     def failed(self) -> tuple[Prediction, ...]:
-        """Those without a label, each with its error."""
+        """Those that could not be read, each with its error."""
         return tuple(row for row in self.rows if row.error is not None)
 
     def to_jsonl(self) -> str:
@@ -87,17 +98,23 @@ class Predictions(Sequence[Prediction]):
         return "".join(json.dumps(row.to_dict()) + "\n" for row in self.rows)
 
     def to_csv(self) -> str:
-        """id, label, probability, error, then one column for each label's probability."""
+        """id, label, probability, error, then one column for each label's probability.
+
+        Of a multi-label task: id, labels (with ``separator`` between them), error, and the columns.
+        """
+        several = self.kind == "multi-label"
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["id", "label", "probability", "error", *map(_plain, self.labels)])
+        decided = ["labels"] if several else ["label", "probability"]
+        writer.writerow(["id", *decided, "error", *map(_plain, self.labels)])
         for row in self.rows:
-            shown = [
-                f"{(row.probabilities or {}).get(label, ''):.6g}" if row.probabilities else ""
-                for label in self.labels
-            ]
-            top = "" if row.probability is None else f"{row.probability:.6g}"
-            writer.writerow([_plain(row.id), _plain(row.label or ""), top, _plain(row.error or ""), *shown])
+            if several:
+                decided = [_plain(self.separator.join(row.labels or ()))]
+            else:
+                decided = [_plain(row.label or ""), _number(row.probability)]
+            shares = row.probabilities or {}
+            shown = [_number(shares.get(label)) for label in self.labels]
+            writer.writerow([_plain(row.id), *decided, _plain(row.error or ""), *shown])
         return buffer.getvalue()
 
 
@@ -108,6 +125,8 @@ def predict_items(
     data: Any,
     device: torch.device,
     settings: DataSettings,
+    *,
+    tta: str = "none",
 ) -> Predictions:
     """Predictions for paths, folders or arrays.
 
@@ -119,16 +138,24 @@ def predict_items(
     items, faults, problems = read_items(data, _for_network(settings, preprocess))
     if not items and not faults:
         raise DataError("\n".join(map(str, problems)) or "No picture was named.")
-    logits = forward_all(model, Pictures(items, preprocess), device) if len(items) else None
-    table = [] if logits is None else task.probabilities(logits).tolist()
-    rows = [_decide(name, row, task) for name, row in zip(items.ids, table, strict=True)]
+    logits = forward_all(model, Pictures(items, preprocess), device, tta=tta) if len(items) else None
+    rows = [] if logits is None else _decide(items.ids, logits, task)
     unreadable = [Prediction(fault.id, error=fault.reason) for fault in faults]
-    return Predictions((*rows, *unreadable), task.labels, problems)
+    separator = settings.separator or SEPARATOR
+    return Predictions((*rows, *unreadable), task.labels, problems, task.kind, separator)
 
 
-def _decide(name: str, row: list[float], task: Task) -> Prediction:
-    probabilities = dict(zip(task.labels, row, strict=True))
-    return Prediction(name, max(probabilities, key=probabilities.__getitem__), probabilities)
+def _decide(ids: Sequence[str], logits: Tensor, task: Task) -> list[Prediction]:
+    rows = []
+    table, decided = task.probabilities(logits).tolist(), task.decisions(logits)
+    for name, shares, decision in zip(ids, table, decided, strict=True):
+        probabilities = dict(zip(task.labels, shares, strict=True))
+        labels = task.names_of(decision.tolist())
+        if task.multi_label:
+            rows.append(Prediction(name, None, probabilities, labels=labels))
+        else:
+            rows.append(Prediction(name, labels[0], probabilities))
+    return rows
 
 
 def evaluate_items(
@@ -138,22 +165,29 @@ def evaluate_items(
     data: Any,
     device: torch.device,
     settings: DataSettings,
-) -> Metrics:
-    """Metrics on labelled data, with what was odd about the data.
+    *,
+    tta: str = "none",
+) -> Metrics | MultiLabelMetrics:
+    """Metrics on labelled data, of the kind that the task has, with what was odd about the data.
 
     Raises:
         DataError: the data cannot be read, or has a class that ``task`` does not know.
     """
     items, problems = read_labelled(data, _for_network(settings, preprocess), task)
     assert items.targets is not None
-    logits = forward_all(model, Pictures(items, preprocess), device)
-    metrics = score_logits(logits.numpy(), np.asarray(items.targets), task.labels)
+    logits = forward_all(model, Pictures(items, preprocess), device, tta=tta)
+    metrics = task.measure(logits.numpy(), items.targets)
     return replace(metrics, problems=tuple(map(str, problems)))
 
 
 def _for_network(settings: DataSettings, preprocess: Preprocess) -> DataSettings:
-    """Pictures are read with as many channels as the network takes."""
-    return settings.model_copy(update={"channels": preprocess.channels})
+    """Pictures are read as for training: as many channels, and the same value for full."""
+    update = {"channels": preprocess.channels, "max_value": preprocess.max_value}
+    return settings.model_copy(update=update)
+
+
+def _number(share: float | None) -> str:
+    return "" if share is None else f"{share:.6g}"
 
 
 def _plain(text: str) -> str:

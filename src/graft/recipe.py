@@ -11,25 +11,14 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from graft.errors import RecipeError, suggest
+from graft.options import Frozen, PhaseOptions, Views
 
 DEFAULT_BACKBONE = "graft/resnet18-half-64"
-
-
-class Frozen(BaseModel):
-    """A value that refuses unknown keys and never changes."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        coerce_numbers_to_str=True,  # a column or folder that is called 2024
-        use_attribute_docstrings=True,
-    )
 
 
 class DataSettings(Frozen):
@@ -37,12 +26,15 @@ class DataSettings(Frozen):
 
     path: str = ""
     """A folder of class folders (split into train/val/test or not), or a CSV, JSONL or Parquet table."""
-    validation: float = Field(default=0.2, ge=0.0, le=0.5)
-    """Share of the training items set aside for validation where the data brings none; 0: none at all."""
+    validation: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = 0.2
+    """Share of the training items set aside for validation where the data brings none; 0: none at all;
+    auto: what gives the median class 30 items, none where that is more than a fifth (as strategy auto)."""
     image: str = "path"
     """Table column with the picture's path, relative to the table's folder."""
-    label: str = "label"
-    """Table column with the label."""
+    label: str | Annotated[tuple[str, ...], Field(min_length=2)] = "label"
+    """Table column with the label; or one column of 0 and 1 for each label, as ["cat", "dog", "bird"]."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between labels in a table's cell, as in cat|dog; a picture then has any number."""
     split: str = "split"
     """Table column with train, val or test; used when the table has it."""
     bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
@@ -50,46 +42,76 @@ class DataSettings(Frozen):
     max_megapixels: float = Field(default=80.0, gt=0.0)
     """Pictures with more pixels than this are refused before they are decoded (decompression bombs)."""
     channels: int = Field(default=3, ge=1, le=64)
-    """Input channels of the network; pictures have 3, arrays may have any number."""
+    """Input channels of the network; pictures have 3 (or 1), arrays, .npy and TIFF files any number."""
+    max_value: float | None = Field(default=None, gt=0.0)
+    """What counts as full in pixels of more than 8 bits of arrays, .npy and TIFF files; None: 65535 for 16
+    bits, 1 for floating point, and other kinds are refused."""
+    size: int | None = Field(default=None, ge=8, le=4096)
+    """Height and width in pixels that the network sees; None: as its weights were trained."""
+    statistics: Literal["auto", "weights", "data"] = "auto"
+    """Mean and deviation that pictures are normalised by: the weights' own, or those of the training data;
+    auto takes the data's where channels is not 3."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_labels(self) -> Self:
+        if self.separator is not None and not isinstance(self.label, str):
+            raise ValueError(
+                "data.separator divides one column's cells; leave it out beside several columns"
+            )
+        if not isinstance(self.label, str) and len(set(self.label)) != len(self.label):
+            raise ValueError("data.label names a column twice")
+        return self
 
 
-class TrainSettings(Frozen):
-    """How phases of gradient steps run; the strategy fills what is None."""
+class TrainSettings(PhaseOptions):
+    """How phases of gradient steps run: options of every phase, and rates."""
 
-    batch_size: int = Field(default=32, ge=1)
-    """Items an optimiser step sees, over all processes and accumulated parts together."""
-    accumulate: int = Field(default=1, ge=1)
-    """Parts a batch is cut into to save memory; the result is that of the whole batch."""
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """sgd runs with Nesterov momentum 0.9."""
     lr: float | None = Field(default=None, gt=0.0)
     """Peak learning rate of the topmost stage that trains."""
     head_lr: float | None = Field(default=None, gt=0.0)
     """Peak learning rate of the head."""
     lowest_lr: float | None = Field(default=None, gt=0.0)
     """Peak rate of the lowest stage that trains; stages between follow geometrically."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Course of the rates after the warm-up; cosine falls to zero."""
-    warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of a phase's steps in which the rates rise linearly from zero."""
-    weight_decay: float | None = Field(default=None, ge=0.0)
-    """Decay of weights; biases and normalisation parameters have none."""
-    clip: float | None = Field(default=1.0, ge=0.0)
-    """Largest global norm of the gradient; 0: no limit."""
-    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of each target spread over all classes."""
-    augmentation: Literal["none", "light", "standard", "aggressive"] | None = None
-    """Preset of random changes to training pictures."""
-    batchnorm: Literal["frozen", "train"] | None = None
-    """Batch-norm statistics: kept from pretraining, or updated from the data."""
+    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Factor of the rate from each stage that trains to the one below it."""
+    rates: dict[str, Annotated[float, Field(gt=0.0)]] | None = None
+    """Peak rates by stage, in place of the four above: {"head": 1e-3, "layer4": 1e-4, "stem": 1e-5}; names
+    may be patterns, as layer[1-3]."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of training steps; auto takes bf16 where the machine computes it natively."""
-    patience: int | None = Field(default=None, ge=1)
-    """Stop a phase after this many epochs without a better validation score."""
-    select: Literal["loss", "accuracy"] = "loss"
-    """Which validation score decides which weights are kept."""
     workers: int | None = Field(default=None, ge=0, le=64)
     """Processes that decode pictures; 0 decodes in the training process."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_rates(self) -> Self:
+        if self.rates is not None:
+            beside = [name for name in ("lr", "head_lr", "lowest_lr", "layer_decay") if getattr(self, name)]
+            if beside:
+                raise ValueError(f"train.rates names every rate; leave out {', '.join(beside)} beside it")
+        if self.lowest_lr is not None and self.layer_decay is not None:
+            raise ValueError("give train.lowest_lr or train.layer_decay: each fixes all rates")
+        return self
+
+
+class PhaseSettings(PhaseOptions):
+    """What one phase does otherwise than the others."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    """Length of this phase."""
+
+
+class FinalSettings(Frozen):
+    """What is done after training."""
+
+    checkpoints: int = Field(default=3, ge=1, le=20)
+    """Best checkpoints of the last phase that are kept for a greedy average (1: no average)."""
+    interpolate: bool = True
+    """Whether blends of the start and the end are tried (WiSE-FT, Wortsman et al., 2022)."""
+    calibrate: bool = True
+    """Whether probabilities are made honest by a temperature (Guo et al., 2017)."""
+    tta: Views | None = None
+    """Test-time augmentation: logits are the mean over the picture and its mirror image, its middle
+    (seven eighths of each side), or both and the mirrored middle. Predictions take that much longer."""
 
 
 class Recipe(Frozen):
@@ -99,10 +121,10 @@ class Recipe(Frozen):
     """What to start from: library/name[:weights]."""
     weights: str | None = None
     """A local file (.safetensors, .pth) with the backbone's weights, used in place of a download."""
-    strategy: str = "two-phase"
+    strategy: str = "auto"
     """A named strategy, with its parameter after a colon where it takes one: partial:2."""
     epochs: int | None = Field(default=None, ge=1)
-    """Length of the main phase."""
+    """Length of the main phase; of all phases together in gradual."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Everything random is a function of this number."""
     device: str = "auto"
@@ -117,6 +139,16 @@ class Recipe(Frozen):
     """How the head starts; auto solves it to its optimum wherever it can be solved."""
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
+    phase: dict[Annotated[int, Field(ge=1)], PhaseSettings] = Field(default_factory=dict)
+    """What single phases do otherwise, by their number in the plan: phase.2.augmentation=none."""
+    thaw: dict[Annotated[int, Field(ge=0)], tuple[str, ...]] | None = None
+    """For the strategy gradual: which stages begin to train at which epoch, as {"0": ["layer4"]}."""
+    final: FinalSettings = FinalSettings()
+
+    @property
+    def drop_path(self) -> float:
+        """The largest rate of stochastic depth in any phase."""
+        return max([self.train.drop_path, *(phase.drop_path for phase in self.phase.values())])
 
     def to_json(self) -> str:
         """What was asked, and only that: what a strategy may choose stays open."""

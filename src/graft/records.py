@@ -45,6 +45,8 @@ class Extracted(Record):
 class Solved(Record):
     """The head is solved: the L2 strength kept, and its out-of-fold loss (nats) and accuracy.
 
+    ``accuracy``, here and below, is the macro mean average precision of a multi-label task.
+
     Both are None where every class has a single picture, so that none could be held out.
     """
 
@@ -81,6 +83,23 @@ class Validated(Record):
     accuracy: float | None
     best: bool
     train_loss: float | None
+
+
+@dataclass(frozen=True)
+class Selected(Record):
+    """The choice after training: the winner's name, and of each candidate its validation scores."""
+
+    winner: str
+    candidates: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Calibrated(Record):
+    """The temperature of the probabilities, and the calibration error (ECE) before and after."""
+
+    temperature: float
+    error_before: float
+    error_after: float
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from graft.checkpoint import Checkpoints, reason_of
-from graft.data.items import Splits
+from graft.data.items import Splits, label_of
 from graft.errors import RunError, TrainingError
 from graft.files import read_json, write_json, write_text
 from graft.numerics import is_main
@@ -113,7 +113,7 @@ def data_facts(splits: Splits) -> dict[str, Any]:
         "labels": list(splits.task.labels),
         "items": {
             f"{split}/{name}": [
-                splits.task.labels[int(items.targets[index])] if items.targets is not None else None,
+                label_of(items, index, splits.task),
                 items.digests[index],
             ]
             for split, items in splits.parts()

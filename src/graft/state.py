@@ -7,6 +7,7 @@ consistent, so a checkpoint can be taken at any of them.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from graft.backbones.assembly import tensors_digest
 from graft.backbones.contract import Backbone
+from graft.backbones.truncation import is_within
 from graft.batchnorm import running_norms
 from graft.checkpoint import Checkpoint, Checkpoints, Position, copy_tensors, optimizer_tensors
 from graft.data.dataset import Pictures
@@ -22,9 +24,11 @@ from graft.data.items import Items, Splits
 from graft.data.transforms import Preset
 from graft.engine import Engine, start_engine
 from graft.errors import TrainingError
+from graft.leaders import Leaders
 from graft.model import Model, make_model
 from graft.plan import Phase, Plan
 from graft.seeds import mix
+from graft.steps import Select, Solve
 
 SAVE_EVERY = 30.0  # seconds between checkpoints within a phase, or longer where saving is slow:
 SAVE_SHARE = 0.05  # at most this share of the time goes into checkpoints
@@ -38,6 +42,8 @@ class Trained:
     ``solved``: strength, out-of-fold loss and accuracy of the head that was solved, where one was.
     ``ends``: for each phase of gradient steps its name, its epochs, and the one whose weights were kept
     (0: the start of the phase, for no epoch improved on it; None: the last, without validation data).
+    ``selected``: which candidate won the choice after training, and what each scored.
+    ``calibrated``: the temperature, with error and loss before and after.
     """
 
     model: Model
@@ -46,18 +52,26 @@ class Trained:
     frozen_unchanged: int
     solved: dict[str, float | None] | None = None
     ends: tuple[dict[str, Any], ...] = ()
+    selected: dict[str, Any] | None = None
+    calibrated: dict[str, Any] | None = None
 
 
 @dataclass
 class State:
-    """The state of training that moves; everything else about it is in the plan."""
+    """The state of training that moves; everything else about it is in the plan.
+
+    ``leaders``: the best weights of the phase. ``average``: the running average of its weights, on the
+    device. ``start``: the head and the statistics with which the body began to move.
+    """
 
     backbone: Backbone
     splits: Splits
     plan: Plan
     checkpoints: Checkpoints | None
     position: Position = field(default_factory=Position)
-    best: dict[str, Tensor] = field(default_factory=dict)
+    leaders: Leaders = field(default_factory=Leaders)
+    average: dict[str, Tensor] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
     optimizer_state: dict[str, Tensor] = field(default_factory=dict)
     optimizer: torch.optim.Optimizer | None = None
 
@@ -78,15 +92,63 @@ class State:
     def names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.model.named_parameters()}
 
-    def pictures(self, items: Items, augmentation: Preset = "none") -> Pictures:
+    @property
+    def selects_next(self) -> bool:
+        """Whether the next step chooses among what this phase leaves."""
+        after = self.plan.phases[self.position.phase + 1 :]
+        return bool(after) and isinstance(after[0], Select)
+
+    def pictures(self, items: Items, augmentation: Preset = "none", *, flip: bool = True) -> Pictures:
         return Pictures(
-            items, self.backbone.preprocess, preset=augmentation, seed=mix(self.plan.seed, "views")
+            items,
+            self.backbone.preprocess,
+            preset=augmentation,
+            seed=mix(self.plan.seed, "views"),
+            flip=flip,
         )
 
+    def begin_phase(self, phase: Phase) -> None:
+        """What a phase keeps of its course is made ready, where it was not restored."""
+        after = self.plan.phases[self.position.phase + 1 :]
+        self.leaders.most = after[0].checkpoints if after and isinstance(after[0], Select) else 1
+        if phase.train.ema and not self.average:
+            self.average = {name: value.detach().clone() for name, value in self.moving_values().items()}
+        if phase.train.stages and self.position.phase > 0 and not self.start:
+            body = self.backbone.trunk.named_parameters(remove_duplicate=False)
+            weights = {f"trunk.{name}" for name, _ in body}
+            self.start = copy_tensors({n: v for n, v in self.moving_values().items() if n not in weights})
+
+    def next_phase(self) -> None:
+        """Move on, leaving behind what only the phase that ended needed."""
+        if not self.selects_next:
+            self.leaders, self.average = Leaders(), {}
+        self.position = self.position.next_phase()
+
+    def keep_optimizer(self) -> None:
+        """The optimiser's state, for the phases that follow."""
+        assert self.optimizer is not None
+        self.optimizer_state |= optimizer_tensors(self.optimizer, self.names)
+        self.optimizer = None
+
+    def moving_values(self) -> dict[str, Tensor]:
+        """The values that the plan lets change, as they are on the device."""
+        return {name: value for name, value in self.model.state_dict().items() if name in self.changing}
+
     def changing_values(self) -> dict[str, Tensor]:
-        return copy_tensors(
-            {name: value for name, value in self.model.state_dict().items() if name in self.changing}
-        )
+        """Copies of them on the CPU."""
+        return copy_tensors(self.moving_values())
+
+    def start_values(self) -> dict[str, Tensor]:
+        """The changing values as they were when the body began to move: pretrained, with the head of then.
+
+        So are statistics: where they were adapted, the head was fitted to what they make of pictures.
+
+        Empty where the head was random then, or never moved with the body.
+        """
+        if not self.start:
+            return {}
+        trunk = {f"trunk.{name}": value for name, value in self.backbone.trunk.state_dict().items()}
+        return copy_tensors({name: (trunk | self.start)[name] for name in self.changing})
 
     def save(self) -> None:
         """Write a checkpoint, from the main process alone."""
@@ -102,7 +164,14 @@ class State:
         if self.optimizer is not None:
             self.optimizer_state |= optimizer_tensors(self.optimizer, self.names)
         self.checkpoints.save(
-            Checkpoint(self.position, self.changing_values(), self.optimizer_state, self.best)
+            Checkpoint(
+                replace(self.position, leaders=self.leaders.entries),
+                self.changing_values(),
+                self.optimizer_state,
+                self.leaders.tensors(),
+                copy_tensors(self.average),
+                self.start,
+            )
         )
         self.saved = time.monotonic()
         self.save_cost = self.saved - now
@@ -130,11 +199,15 @@ class State:
             frozen_unchanged=len(self.frozen),
             solved=self.position.solved,
             ends=tuple(self.position.ends),
+            selected=self.position.selected,
+            calibrated=self.position.calibrated,
         )
 
     def _load(self, found: Checkpoint) -> None:
-        self.position, self.best = found.position, found.best
-        self.optimizer_state = found.optimizer
+        self.position, self.optimizer_state = found.position, found.optimizer
+        self.leaders.restore(found.position.leaders, found.best)
+        self.average = {name: value.to(self.engine.device) for name, value in found.average.items()}
+        self.start = found.start
         self.load_values(found.model)
 
     def _frozen_digest(self) -> str:
@@ -150,23 +223,44 @@ def _changing(model: Model, plan: Plan, backbone: Backbone) -> set[str]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     moving = {id(parameters[name]) for name in names if name in parameters}
     tied = {name for name, parameter in parameters.items() if id(parameter) in moving}
-    return names | tied | _changing_buffers(model, phases, backbone)
+    return names | tied | _changing_buffers(model, plan, backbone)
 
 
-def _changing_buffers(model: Model, phases: list[Phase], backbone: Backbone) -> set[str]:
-    """Buffers of stages that train in some phase; batch-norm's only where its statistics train."""
-    training = {stage for phase in phases for stage in phase.train.stages}
-    if not training:
-        return set()
-    resting = [
-        f"trunk.{module}"
-        for stage in backbone.stages
-        if stage.name not in training
-        for module in stage.modules
-    ]
-    if all(phase.train.batchnorm == "frozen" for phase in phases):
-        norms = {id(norm) for norm in running_norms(model)}
-        resting += [name for name, module in model.named_modules() if id(module) in norms]
+def _changing_buffers(model: Model, plan: Plan, backbone: Backbone) -> set[str]:
+    """Buffers that may move: of batch-norms that adapt or follow, and of other modules that train."""
+    phases = [phase.train for phase in plan.phases if isinstance(phase, Phase)]
+    adapted = {stage for phase in plan.phases if isinstance(phase, Solve) for stage in phase.adapt}
+    adapted |= {stage for train in phases for stage in train.adapt}
+    moving = _owners(backbone, adapted | {stage for train in phases for stage in train.following})
+    training = {stage for train in phases for stage in train.stages}
+    resting = _owners(backbone, set(backbone.stage_names) - training) if training else ("trunk",)
+    norms = [name for name, child in model.named_modules() if child in set(running_norms(model))]
     saved = model.state_dict().keys()
-    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)} & saved
-    return {name for name in buffers if not any(name.startswith(f"{owner}.") for owner in resting)}
+    return {
+        name
+        for name, _ in model.named_buffers(remove_duplicate=False)
+        if name in saved
+        and (
+            _holds(moving, owner)
+            if (owner := _norm_of(name, norms)) is not None
+            else not any(is_within(name, leaf) for leaf in resting)
+        )
+    }
+
+
+def _owners(backbone: Backbone, stages: Collection[str]) -> tuple[str, ...]:
+    """The leaf modules of ``stages``, by their names in the model."""
+    return tuple(
+        f"trunk.{leaf}" for stage in backbone.stages if stage.name in stages for leaf in stage.modules
+    )
+
+
+def _norm_of(buffer: str, norms: Sequence[str]) -> str | None:
+    """The batch-norm layer that a buffer belongs to."""
+    owner = buffer.rpartition(".")[0]
+    return owner if owner in norms else None
+
+
+def _holds(leaves: Sequence[str], owner: str) -> bool:
+    """Whether a layer is one of ``leaves``, or holds one (an activation inside a norm)."""
+    return any(is_within(leaf, owner) for leaf in leaves)

@@ -70,7 +70,7 @@ def set_training_mode(
     stages: Sequence[Stage],
     trainable: Collection[str],
     *,
-    batchnorm: str = "frozen",
+    statistics: Collection[str] = (),
 ) -> None:
     """Set train and eval mode as training some stages needs it; call it in place of ``.train()``.
 
@@ -81,23 +81,30 @@ def set_training_mode(
     Args:
         stages: all stages of ``module``.
         trainable: names of the stages that train.
-        batchnorm: "frozen" keeps every batch-norm layer in eval mode, "train" lets those of the
-            stages that train follow their stage.
+        statistics: names of those stages among them whose batch-norm statistics follow the batches;
+            all other batch-norm layers are in eval mode.
 
     Raises:
-        BackboneError: a name that is no stage, or another word for ``batchnorm``.
+        BackboneError: a name that is no stage, or statistics of a stage that does not train.
     """
     names = [stage.name for stage in stages]
-    for wrong in set(trainable) - set(names):
+    for wrong in {*trainable, *statistics} - set(names):
         raise BackboneError(f"There is no stage {wrong!r}: {', '.join(names)}.{suggest(wrong, names)}")
-    if batchnorm not in ("frozen", "train"):
-        raise BackboneError(f"batchnorm = {batchnorm!r}: it is either 'frozen' or 'train'.")
+    for wrong in set(statistics) - set(trainable):
+        raise BackboneError(
+            f"The stage {wrong!r} does not train, so its statistics cannot follow the batches."
+        )
     live = {m for stage in stages if stage.name in trainable for m in stage.modules}
     resting = set() if set(names) <= set(trainable) else set(leaf_names(module)) - live
     for name, child in module.named_modules():
         child.training = not any(is_within(leaf, name) for leaf in resting)
-    for layer in running_norms(module):
-        if batchnorm == "frozen" or isinstance(layer, StaysInEval):
+    following = [leaf for stage in stages if stage.name in statistics for leaf in stage.modules]
+    norms = {id(layer) for layer in running_norms(module)}
+    for name, layer in module.named_modules():
+        if id(layer) not in norms:
+            continue
+        # Some norms hold their activation as a leaf of their own.
+        if isinstance(layer, StaysInEval) or not any(is_within(leaf, name) for leaf in following):
             layer.training = False
 
 

@@ -5,7 +5,7 @@ Names from data are shown as text, never as markup.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -16,13 +16,14 @@ from graft.data.items import Problem
 from graft.plan import Phase, Plan
 from graft.prediction import Predictions
 from graft.progress import percent
-from graft.steps import Solve
+from graft.steps import Calibrate, Select, Solve, Train
+from graft.trial import Cost
 
 OUT_OF_FOLD = "training, out of fold"
 
 
-def show_plan(console: Console, plan: Plan) -> None:
-    """The plan as a table, with what stands around it in words."""
+def show_plan(console: Console, plan: Plan, costs: Mapping[int, Cost] | None = None) -> None:
+    """The plan as a table, with what stands around it in words; ``costs`` by the phase's number."""
     data = plan.data
     console.print(
         f"[bold]Plan[/]  {escape(plan.strategy)} with {escape(plan.backbone)} "
@@ -32,31 +33,74 @@ def show_plan(console: Console, plan: Plan) -> None:
         f"Data  {data.train:,} to train, {data.val:,} to validate, {data.test:,} to test; "
         f"{len(plan.labels)} classes: {escape(_shorten(plan.labels))}"
     )
-    console.print(plan_table(plan))
+    console.print(plan_table(plan, costs or {}))
     numerics = plan.numerics
     processes = f", {numerics.processes} processes" if numerics.processes > 1 else ""
     console.print(
         f"On    {numerics.device} in {numerics.precision}, {numerics.threads} threads, "
         f"{numerics.workers} decoding workers{processes}; seed {plan.seed}"
     )
+    if costs:
+        console.print(f"Time  about {_duration(sum(cost.seconds for cost in costs.values()))} in all")
     for note in plan.notes:
         console.print(f"Note  {escape(note)}")
 
 
-def plan_table(plan: Plan) -> Table:
-    """One row for each phase: its name, and what it does in lines."""
+def plan_table(plan: Plan, costs: Mapping[int, Cost]) -> Table:
+    """One row for each phase: its name, what it does, and what it will take where that was measured."""
     table = Table("Phase", "What it does")
     for number, phase in enumerate(plan.phases, start=1):
-        name = phase.name if isinstance(phase, Solve) else phase.train.name
-        lines = _solve_lines(phase, plan) if isinstance(phase, Solve) else _phase_lines(phase, plan)
+        name = phase.train.name if isinstance(phase, Phase) else phase.name
+        lines = [*_lines_of(phase, plan), *_cost_lines(costs.get(number))]
         table.add_row(f"{number} {escape(name)}", escape("\n".join(lines)))
     return table
+
+
+def _lines_of(phase: Any, plan: Plan) -> list[str]:
+    if isinstance(phase, Solve):
+        return _solve_lines(phase, plan)
+    if isinstance(phase, Select):
+        return _select_lines(phase, plan)
+    if isinstance(phase, Calibrate):
+        return ["probabilities by one temperature, fitted on the validation data"]
+    return _phase_lines(phase, plan)
+
+
+def _cost_lines(cost: Cost | None) -> list[str]:
+    if cost is None:
+        return []
+    how = f"measured on {cost.steps} steps" if cost.steps else "measured on one batch"
+    return [f"about {_duration(cost.seconds)}, {_size(cost.bytes)} of memory ({how})"]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**10:,.0f} KiB" if count < 2**20 else f"{count / 2**20:,.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _select_lines(step: Select, plan: Plan) -> list[str]:
+    names = ["the best epoch", "the last"]
+    last = next(phase.train for phase in reversed(plan.phases) if isinstance(phase, Phase))
+    if last.ema:
+        names.append("the running average")
+    if step.alphas:
+        names.append("the start and blends with it")
+    if step.checkpoints > 1:
+        names.append(f"the average of the best {step.checkpoints}")
+    return [f"on the validation data, by {step.score}: {', '.join(names)}"]
 
 
 def _solve_lines(step: Solve, plan: Plan) -> list[str]:
     head = plan.parameters - sum(stage.parameters for stage in plan.stages)
     return [
         f"solves the head: {_share(head, plan)}; every stage frozen",
+        *_adaptation(step.adapt, plan),
         "one pass of all training pictures, as they are",
         f"best of {len(step.strengths)} strengths by {step.folds}-fold cross-validation",
     ]
@@ -65,12 +109,17 @@ def _solve_lines(step: Solve, plan: Plan) -> list[str]:
 def _phase_lines(phase: Phase, plan: Plan) -> list[str]:
     train = phase.train
     decay = f", decay {train.weight_decay:g}" if train.weight_decay else ""
-    extras = f", label smoothing {train.label_smoothing:g}" if train.label_smoothing else ""
+    extras = [f"{words} {value:g}" for words, value in _extras(train).items() if value]
+    extras += [words for words, asked in _balances(train).items() if asked == "balanced"]
     stopping = f", stops after {train.patience} without gain" if train.patience else ""
     return [
+        *_adaptation(train.adapt, plan),
         f"trains {_trains(phase, plan)}: {_share(sum(group.count for group in phase.groups), plan)}",
-        f"rates: {_rates(phase)}; {train.optimizer}{decay}, {train.schedule}",
-        f"batch-norm {train.batchnorm}, augmentation {train.augmentation}{extras}",
+        f"rates: {_rates(phase)}",
+        f"{train.optimizer}{decay}, schedule {_schedule(train)}",
+        f"batch-norm {_batchnorm(train)}; augmentation {train.augmentation}"
+        + ("" if train.flip or train.augmentation == "none" else " without mirroring"),
+        *([f"with {', '.join(extras)}"] if extras else []),
         f"{phase.steps:,} steps ({train.epochs} epochs, batches of {train.batch_size}), "
         f"{phase.warmup_steps} of warm-up{stopping}",
     ]
@@ -86,11 +135,57 @@ def _trains(phase: Phase, plan: Plan) -> str:
 
 
 def _rates(phase: Phase) -> str:
+    """Each stage's rate from the top; stages in a row with the same one together."""
     rates = phase.train.rates
-    if not phase.train.stages:
-        return f"head {rates.head:g}"
-    body = f"{rates.top:g}" if rates.lowest == rates.top else f"{rates.lowest:g} … {rates.top:g}"
-    return f"head {rates.head:g}, stages {body}"
+    runs: list[tuple[list[str], float]] = []
+    for stage, rate in reversed(rates.stages.items()):
+        if runs and runs[-1][1] == rate:
+            runs[-1][0].append(stage)
+        else:
+            runs.append(([stage], rate))
+    shown = [f"{_range(names)} {rate:.3g}" for names, rate in runs]
+    if len(shown) > 8:
+        shown = [*shown[:3], "…", *shown[-3:]]
+    return ", ".join([f"head {rates.head:.3g}", *shown])
+
+
+def _range(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+
+def _adaptation(stages: tuple[str, ...], plan: Plan) -> list[str]:
+    if not stages:
+        return []
+    which = "all stages" if len(stages) == len(plan.stages) else ", ".join(stages)
+    return [f"first gives the batch-norms of {which} the statistics of the training pictures"]
+
+
+def _schedule(train: Train) -> str:
+    if train.schedule == "step":
+        return f"step (times {train.drop_factor:g} every {train.drop_epochs} epochs)"
+    return train.schedule
+
+
+def _batchnorm(train: Train) -> str:
+    if isinstance(train.batchnorm, str):
+        return train.batchnorm
+    return ", ".join(f"{mode} in {stage}" for stage, mode in train.batchnorm.items())
+
+
+def _extras(train: Train) -> dict[str, float]:
+    return {
+        "label smoothing": train.label_smoothing,
+        "focal loss": train.focal,
+        "MixUp": train.mixup,
+        "CutMix": train.cutmix,
+        "stochastic depth": train.drop_path,
+        "L2-SP": train.l2sp,
+        "running average": train.ema,
+    }
+
+
+def _balances(train: Train) -> dict[str, str]:
+    return {"balanced loss": train.class_weights, "balanced sampling": train.sampling}
 
 
 def _share(count: int, plan: Plan) -> str:
@@ -103,6 +198,14 @@ def _shorten(names: Iterable[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + more
 
 
+def strategies_table(strategies: Mapping[str, str]) -> Table:
+    """Names of strategies and what they do."""
+    table = Table("Strategy", "What it does")
+    for name, words in strategies.items():
+        table.add_row(escape(name), escape(words))
+    return table
+
+
 def show_problems(console: Console, problems: Iterable[Problem]) -> None:
     """What was odd about the data, each with its count and examples."""
     for problem in problems:
@@ -110,34 +213,64 @@ def show_problems(console: Console, problems: Iterable[Problem]) -> None:
 
 
 def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
-    """Named results beside each other: where each number was measured, and how good it is."""
-    table = Table("Model", "Measured on", "Items", "Accuracy", "Loss", "Seconds")
+    """Named results beside each other: where each number was measured, and how good it is.
+
+    Of multi-label results the score is the mean average precision, of others the accuracy.
+    """
+    rows = list(rows)
+    several = any("mean_average_precision" in found for _, metrics in rows for _, found in _scores(metrics))
+    score = "Mean AP" if several else "Accuracy"
+    table = Table("Model", "Measured on", "Items", score, "Loss", "Seconds")
     for name, metrics in rows:
         seconds = f"{metrics['seconds']:.1f}" if "seconds" in metrics else ""
         for place, found in _scores(metrics):
+            reached, loss = percent(_score(found)), f"{found['loss']:.3f}"
             if place == OUT_OF_FOLD:
-                table.add_row(
-                    "solved head", place, "", percent(found["accuracy"]), f"{found['loss']:.3f}", ""
-                )
+                table.add_row("solved head", place, "", reached, loss, "")
                 continue
             items = f"{found['n']:,}" if "n" in found else ""
-            accuracy, loss = percent(found["accuracy"]), f"{found['loss']:.3f}"
-            table.add_row(escape(name), place, items, accuracy, loss, seconds)
+            table.add_row(escape(name), place, items, reached, loss, seconds)
             name = seconds = ""
     return table
 
 
 def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
-    """For each phase of gradient steps, whose weights were kept."""
-    for end in metrics.get("phases", ()):
-        kept, epochs = end["kept_epoch"], end["epochs"]
-        if kept is None:
-            which = f"the last of {epochs} epochs, for there was no validation data"
-        elif kept == 0:
-            which = f"the start: none of {epochs} epochs was better on the validation data"
-        else:
-            which = f"epoch {kept} of {epochs}, the best on the validation data"
-        yield f"Kept  {end['phase']}: {which}"
+    """Whose weights were kept after each phase, what was chosen in the end, and by how much."""
+    ends, selected = list(metrics.get("phases", ())), metrics.get("selected")
+    for end in ends[:-1] if selected else ends:
+        yield f"Kept  {end['phase']}: {_kept_epoch(end)}"
+    if selected:
+        yield f"Kept  {ends[-1]['phase']}: {_chosen(selected, ends[-1])}"
+    found = metrics.get("calibrated")
+    if found:
+        yield (
+            f"Calibrated  temperature {found['temperature']:.2f}: calibration error on {found['n']} "
+            f"validation items {percent(found['error_before'])}, now {percent(found['error_after'])}"
+        )
+
+
+def _kept_epoch(end: dict[str, Any]) -> str:
+    kept, epochs = end["kept_epoch"], end["epochs"]
+    if kept is None:
+        return f"the last of {epochs} epochs, for there was no validation data"
+    if kept == 0:
+        return f"the start: none of {epochs} epochs was better on the validation data"
+    return f"epoch {kept} of {epochs}, the best on the validation data"
+
+
+def _chosen(selected: dict[str, Any], end: dict[str, Any]) -> str:
+    """The winner of the choice, with its lead over the best epoch, or why that was kept."""
+    winner, candidates = selected["winner"], selected["candidates"]
+    if winner == "best":
+        others = len(candidates) - 1
+        return f"{_kept_epoch(end)}; none of {others} other candidates was better by a standard error"
+    found = candidates[winner]
+    what = "loss" if selected["by"] == "loss" else "share of wrong decisions"
+    return (
+        f"the candidate {winner!r}: its {what} on the validation data is {found['gain']:.3g} ± "
+        f"{found['gain_error']:.2g} lower than that of the best epoch "
+        f"({selected['best_epoch']} of {end['epochs']})"
+    )
 
 
 def _scores(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -151,32 +284,59 @@ def _scores(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, metrics[key]
 
 
+def _score(found: dict[str, Any]) -> float:
+    """The headline of one place; of a solved head ``accuracy`` is the task's own score."""
+    return float(found.get("mean_average_precision", found["accuracy"]))
+
+
+_TOTALS = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced",
+    "mean_average_precision": "Mean AP",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "ece": "Calibration error",
+}
+_SHARES = {
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "average_precision": "Average precision",
+}
+
+
 def metrics_tables(metrics: dict[str, Any]) -> Iterator[Table]:
     """Of one evaluation: the totals, then every class, the worst first."""
-    totals = Table("Items", "Accuracy", "Balanced", "Loss")
-    totals.add_row(
-        f"{metrics['n']:,}",
-        percent(metrics["accuracy"]),
-        percent(metrics["balanced_accuracy"]),
-        f"{metrics['loss']:.3f}",
-    )
+    several = "mean_average_precision" in metrics
+    names = {key: name for key, name in _TOTALS.items() if key in metrics}
+    if several:
+        names["accuracy"] = "All labels right"
+    totals = Table("Items", *names.values(), "Loss")
+    totals.add_row(f"{metrics['n']:,}", *(percent(metrics[key]) for key in names), f"{metrics['loss']:.3f}")
     yield totals
-    table = Table("Class, worst first", "Items", "Precision", "Recall", "F1")
+    shown = {key: name for key, name in _SHARES.items() if several or key != "average_precision"}
+    table = Table("Label, worst first" if several else "Class, worst first", "Items", *shown.values())
     for label, found in sorted(metrics["per_class"].items(), key=lambda entry: entry[1]["f1"]):
-        shares = [percent(found[key]) for key in ("precision", "recall", "f1")]
-        table.add_row(escape(label), f"{found['n']:,}", *shares)
+        table.add_row(escape(label), f"{found['n']:,}", *(percent(found[key]) for key in shown))
     yield table
 
 
 def prediction_table(predictions: Predictions, most: int = 3) -> Table:
-    """Each picture with its most probable labels."""
-    table = Table("Picture", "Label", "Probability", "Next, or why it cannot be read")
+    """Each picture with what was decided, and the next most probable labels."""
+    several = predictions.kind == "multi-label"
+    decided = "Labels" if several else "Label"
+    table = Table("Picture", decided, "Probability", "Next, or why it cannot be read")
     for row in predictions:
         if row.probabilities is None:
             table.add_row(escape(row.id), "[red]unreadable[/]", "", escape(row.error or ""))
             continue
         ranked = sorted(row.probabilities.items(), key=lambda entry: -entry[1])
-        others = ", ".join(f"{label} {percent(share)}" for label, share in ranked[1:most])
-        label, share = ranked[0]
-        table.add_row(escape(row.id), escape(label), percent(share), escape(others))
+        chosen = (row.labels or ()) if several else (ranked[0][0],)
+        first = [(label, share) for label, share in ranked if label in chosen]
+        rest = [(label, share) for label, share in ranked if label not in chosen]
+        others = ", ".join(f"{label} {percent(share)}" for label, share in rest[: most - 1])
+        names = ", ".join(label for label, _ in first) or "none"
+        table.add_row(
+            escape(row.id), escape(names), ", ".join(percent(share) for _, share in first), escape(others)
+        )
     return table

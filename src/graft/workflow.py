@@ -23,24 +23,29 @@ from rich.console import Console
 from graft.backbones import load_backbone as load_any_backbone
 from graft.backbones.contract import Backbone
 from graft.bundle import Bundle, load_bundle, make_bundle
+from graft.calibration import calibrated_task
 from graft.data import read_splits as read_any_splits
 from graft.data.dataset import Pictures
 from graft.data.items import Splits
 from graft.data.scan import Progress
+from graft.data.statistics import prepare_for
 from graft.engine import seeded
 from graft.errors import Interrupted, RecipeError, RunError, TrainingError
+from graft.evidence import Evidence, measure_evidence
 from graft.files import write_json
 from graft.inference import forward_all
-from graft.metrics import score_logits
-from graft.numerics import is_main, resolve_device, world_size
+from graft.numerics import is_main, resolve_device, resolve_numerics, world_size
 from graft.plan import Plan, check, describe_network, make_plan, needs_validation
 from graft.progress import reading, showing
+from graft.rate_trial import try_rates
 from graft.recipe import Recipe, read_recipe
 from graft.records import Record, Stepped, Validated
 from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.seeds import mix
 from graft.state import Trained
 from graft.strategies import split_name
+from graft.strategies.auto import rates_to_try
+from graft.task import Task
 from graft.training import fit_steps
 
 T = TypeVar("T")
@@ -129,7 +134,9 @@ def prepare(
     loaded = load_backbone(recipe) if backbone is None else backbone
     check(recipe, loaded)
     splits = read_splits(recipe, loaded, data, progress)
-    return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits))
+    loaded = fit_preprocess(loaded, recipe, splits)
+    evidence = measure(recipe, loaded, splits, progress)
+    return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits, evidence))
 
 
 def prepare_again(
@@ -153,13 +160,14 @@ def prepare_again(
         )
     resolve_device(plan.numerics.device)
     backbone = load_backbone(recipe) if backbone is None else backbone
+    splits = read_splits(recipe, backbone, data, progress)
+    run.check_data(splits)
+    backbone = fit_preprocess(backbone, recipe, splits)
     if describe_network(backbone) != plan.network:
         raise RunError(
             f"{backbone.source.id} is not the network that {run.folder} began with ({plan.backbone}: its "
             "weights, input or preprocessing differ), so it cannot go on."
         )
-    splits = read_splits(recipe, backbone, data, progress)
-    run.check_data(splits)
     return Prepared(recipe, backbone, splits, plan)
 
 
@@ -196,7 +204,30 @@ def read_splits(
     settings = recipe.data
     if not needs_validation(recipe, backbone):
         settings = settings.model_copy(update={"validation": 0.0})
+    elif split_name(recipe.strategy)[0] == "auto" and "validation" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"validation": "auto"})
     return read_any_splits(settings.path if data is None else data, settings, recipe.seed, progress)
+
+
+def fit_preprocess(backbone: Backbone, recipe: Recipe, splits: Splits) -> Backbone:
+    """The backbone with mean and deviation of the training data, where recipe or channels ask so."""
+    return replace(backbone, preprocess=prepare_for(backbone.preprocess, splits.train, recipe.data))
+
+
+def measure(
+    recipe: Recipe, backbone: Backbone, splits: Splits, progress: Progress | None = None
+) -> Evidence | None:
+    """What the recipe's strategy decides by, measured on training data; None where it decides nothing."""
+    if split_name(recipe.strategy)[0] != "auto" or not backbone.source.pretrained:
+        return None
+    numerics = resolve_numerics(recipe)
+    evidence = measure_evidence(backbone, splits, numerics, seed=recipe.seed, progress=progress)
+    given = {"lr", "rates"} & {name for name, value in recipe.train if value is not None}
+    rates = () if evidence is None or given else rates_to_try(evidence)
+    if evidence is None or not rates:
+        return evidence
+    tried = try_rates(recipe, backbone, splits, evidence, rates)
+    return evidence.model_copy(update={"rates": tried})
 
 
 def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:
@@ -260,14 +291,16 @@ def _logged(
 
 def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
     """Measure what came out, and save it."""
-    metrics = measure(prepared, trained)
+    task = calibrated_task(prepared.splits.task, trained.calibrated)
+    metrics = evaluate_trained(prepared, trained, task)
     bundle = make_bundle(
         trained.model,
-        prepared.splits.task,
+        task,
         prepared.plan.make_head(),
         prepared.backbone,
         plan=json.loads(prepared.plan.to_json()),
         metrics=metrics,
+        tta=prepared.plan.tta,
     )
     if run is None:
         return bundle
@@ -277,8 +310,11 @@ def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
     return replace(bundle, path=run.bundle)
 
 
-def measure(prepared: Prepared, trained: Trained) -> dict[str, Any]:
+def evaluate_trained(prepared: Prepared, trained: Trained, task: Task) -> dict[str, Any]:
     """Metrics of the trained model on validation and test data, where there are any.
+
+    ``task`` is the data's, with the temperature and thresholds that were fitted. The calibration error
+    without them stands beside as ``ece_uncalibrated``.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -289,19 +325,21 @@ def measure(prepared: Prepared, trained: Trained) -> dict[str, Any]:
         "frozen_unchanged": trained.frozen_unchanged,
         "phases": list(trained.ends),
     }
-    if trained.solved is not None:
-        results["probe"] = trained.solved
+    told = {"probe": trained.solved, "selected": trained.selected, "calibrated": trained.calibrated}
+    results |= {key: found for key, found in told.items() if found is not None}
     for name, items in prepared.splits.parts():
         if name == "train" or items.targets is None:
             continue
-        logits = forward_all(trained.model, Pictures(items, prepared.backbone.preprocess), device)
-        metrics = score_logits(logits.numpy(), items.targets, prepared.splits.task.labels)
+        pictures = Pictures(items, prepared.backbone.preprocess)
+        logits = forward_all(trained.model, pictures, device, tta=prepared.plan.tta).numpy()
+        metrics = task.measure(logits, items.targets)
         if not math.isfinite(metrics.loss):
             raise TrainingError(
                 f"The trained model's loss on the {name} split is {metrics.loss}: training diverged, and "
                 "the result is not kept. Usual cures: a smaller rate (train.lr), train.precision=fp32."
             )
-        results["validation" if name == "val" else name] = metrics.to_dict()
+        plain = prepared.splits.task.measure(logits, items.targets).ece
+        results["validation" if name == "val" else name] = metrics.to_dict() | {"ece_uncalibrated": plain}
     trained.model.cpu()
     return results
 

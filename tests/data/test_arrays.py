@@ -79,11 +79,65 @@ def test_grey_arrays_and_channels() -> None:
         ((PICTURES, LABELS.astype(float)), "item 0: label is 3.0; text or a whole number"),
         ((PICTURES, [None] * 10), "item 0: label is empty"),
         ((PICTURES, [*["a"] * 9, ""]), "item 9: label is empty"),
-        ((PICTURES, np.eye(10)), "item 0: label is \\[1.0"),
-        ((PICTURES / 255, LABELS), "float64; uint8, 0-255, was expected"),
+        ((PICTURES, 2 * np.eye(10)), "no matrix of zeros and ones"),
+        ((PICTURES, np.zeros((10, 2, 2))), "item 0: label is \\[0.0"),
+        ((PICTURES.astype(float), LABELS), r"float64 values lie in 0\.\.255; 0\.\.1 was expected"),
         ((PICTURES, [1] * 10), "There is one class, '1'"),
     ],
 )
 def test_faulty_arrays(data, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        read_splits(data)
+
+
+# --- several labels a picture -----------------------------------------------------------------
+
+MATRIX = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 1]] * 2)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool, np.float32, "torch"])
+def test_a_matrix_of_zeros_and_ones(kind) -> None:
+    labels = torch.from_numpy(MATRIX) if kind == "torch" else MATRIX.astype(kind)
+    splits = read_splits((PICTURES, labels), WHOLE)
+    assert (splits.task.kind, splits.task.labels) == ("multi-label", ("0", "1", "2"))
+    assert splits.train.targets.tolist() == MATRIX.tolist()
+    assert splits.train.targets.dtype == np.uint8
+
+
+def test_a_matrix_with_names_and_lists_of_names_are_the_same() -> None:
+    names = ["owl", "crow", "emu"]
+    lists = [[name for name, one in zip(names, row, strict=True) if one] for row in MATRIX]
+    first = read_splits((PICTURES, MATRIX, names), WHOLE)
+    for other in ((PICTURES, lists), (list(PICTURES), [set(each) for each in lists])):
+        second = read_splits(other, WHOLE)
+        assert first.task == second.task
+        assert first.fingerprint == second.fingerprint
+        assert np.array_equal(first.train.targets, second.train.targets)
+    assert read_splits((PICTURES, MATRIX.tolist(), names), WHOLE).fingerprint == first.fingerprint
+
+
+def test_a_column_without_ones_is_an_empty_class() -> None:
+    splits = read_splits((PICTURES, MATRIX * [1, 1, 0]), WHOLE)
+    (problem,) = splits.problems
+    assert (problem.code, problem.examples, splits.task.labels) == ("empty-class", ("2",), ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ((PICTURES, MATRIX * 2), "no matrix of zeros and ones"),
+        ((PICTURES, [*MATRIX.tolist()[:9], [1]], ["a", "b", "c"]), "no matrix of zeros and ones"),
+        ((PICTURES, LABELS, ["a", "b"]), "no matrix of zeros and ones"),
+        ((PICTURES, MATRIX, ["a", "b"]), r"3 columns and the names \['a', 'b'\]"),
+        ((PICTURES, MATRIX, ["a", "b", "a"]), "no two alike"),
+        ((PICTURES, MATRIX, ["a", "b", ""]), "item 2: label is empty"),
+        ((PICTURES, [*[["a"]] * 9, "b"]), "item 9: label is 'b'; a list of labels"),
+        ((PICTURES, [*[["a"]] * 9, [1.5]]), r"item 9: label is 1\.5"),
+        ((PICTURES, MATRIX * 0), "No readable training picture has a label"),
+        ({"train": (PICTURES, MATRIX), "val": (PICTURES, LABELS)}, "Some splits have one label"),
+        ({"train": (PICTURES, [["a"]] * 10), "val": (PICTURES, [["b"]] * 10)}, "1 class is not known"),
+    ],
+)
+def test_faulty_arrays_of_several_labels(data, words: str) -> None:
     with pytest.raises(DataError, match=words):
         read_splits(data)

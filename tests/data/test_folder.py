@@ -24,7 +24,7 @@ def codes(listing) -> dict[str, int]:
 def test_folders_are_classes_at_any_depth(tmp_path: Path) -> None:
     write_tree(tmp_path, {"crow/a.png": 1, "crow/old/b/c.JPG": 2, "owl/d.webp": 3})
     rows = list_folder(tmp_path).rows
-    assert [(row.id, row.label, row.split) for row in rows] == [
+    assert [(row.id, *row.labels, row.split) for row in rows] == [
         ("crow/a.png", "crow", ""),
         ("crow/old/b/c.JPG", "crow", ""),
         ("owl/d.webp", "owl", ""),
@@ -46,7 +46,7 @@ def test_folders_named_like_splits_are_splits(tmp_path: Path, val: str) -> None:
 def test_class_that_is_called_like_a_split(tmp_path: Path, others: tuple[str, ...]) -> None:
     write_tree(tmp_path, {f"{name}/a.png": 1 for name in others})
     listing = list_folder(tmp_path)
-    assert {row.label for row in listing.rows} == set(others)
+    assert {label for row in listing.rows for label in row.labels} == set(others)
     assert {row.split for row in listing.rows} == {""}
 
 
@@ -91,7 +91,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
 def test_link_to_another_class_counts_for_both(tmp_path: Path) -> None:
     write_tree(tmp_path, {"crow/a.png": 1, "owl/b.png": 2})
     (tmp_path / "crow" / "owls").symlink_to(tmp_path / "owl")
-    found = [(row.id, row.label) for row in list_folder(tmp_path).rows]
+    found = [(row.id, *row.labels) for row in list_folder(tmp_path).rows]
     assert found == [("crow/a.png", "crow"), ("crow/owls/b.png", "crow"), ("owl/b.png", "owl")]
 
 
@@ -192,7 +192,7 @@ def test_names_in_any_bytes_can_be_printed_and_written(tmp_path: Path) -> None:
 
 def test_accents_are_one_class_however_they_are_written(tmp_path: Path) -> None:
     write_tree(tmp_path, {"train/\u00e9t\u00e9/a.png": 1, "val/e\u0301te\u0301/b.png": 2})
-    assert {row.label for row in list_folder(tmp_path).rows} == {"\u00e9t\u00e9"}
+    assert {label for row in list_folder(tmp_path).rows for label in row.labels} == {"\u00e9t\u00e9"}
 
 
 # --- folders that cannot be used --------------------------------------------------------------

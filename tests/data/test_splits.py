@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odd_pictures import colours, encode, picture_bytes, small_tree, write_tree
 from PIL import Image
 
+from graft.backbones.contract import Preprocess
+from graft.data.dataset import Pictures, loader
 from graft.data.items import Items, Splits
 from graft.data.splits import read_items, read_labelled, read_splits
 from graft.errors import DataError
@@ -378,7 +381,7 @@ def test_bad_files_are_reported_not_raised(tmp_path: Path) -> None:
 
 
 def test_pictures_in_memory() -> None:
-    items, faults, _ = read_items([colours(1), Image.fromarray(colours(2)), np.zeros((2, 2))])
+    items, faults, _ = read_items([colours(1), Image.fromarray(colours(2)), np.full((2, 2), 2.0)])
     assert items.ids == ("item 0", "item 1")
     assert [fault.id for fault in faults] == ["item 2"]
     assert len(read_items(colours(1))[0]) == 1
@@ -392,3 +395,87 @@ def test_select_keeps_rows_together(tmp_path: Path) -> None:
     assert part.targets.tolist() == [1, 0]
     assert part.digests == (items.digests[9], items.digests[0])
     assert len(items.select([])) == 0
+
+
+# --- several labels a picture -----------------------------------------------------------------
+
+
+def draw_sets(values: list[int], masks: list[int], share: float, seed: int = 0) -> Splits:
+    """Pictures by content, each with the labels whose bits are set in its mask."""
+    pictures = [np.full((2, 2), value, np.uint8) for value in values]
+    lists = [[f"l{bit}" for bit in range(4) if mask >> bit & 1] for mask in masks]
+    return read_splits((pictures, lists), DataSettings(validation=share), seed)
+
+
+@SMALL
+@given(
+    items=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 15)), min_size=2, max_size=60),
+    share=st.sampled_from([0.1, 0.2, 0.5]),
+    seed=st.integers(0, 3),
+)
+def test_split_of_label_sets_keeps_its_promises(items, share: float, seed: int) -> None:
+    """Whatever copies and contradictions there are: copies together, no label lost from training."""
+    values, masks = [value for value, _ in items], [mask for _, mask in items]
+    if not any(masks):
+        masks[0] = 1
+    splits = draw_sets(values, masks, share, seed)
+    assert not contents(splits.train) & contents(splits.val)
+    kept = sorted([*splits.train.ids, *(splits.val.ids if splits.val else ())])
+    assert kept == sorted(f"item {i}" for i in range(len(masks)))
+    assert splits.train.targets.any(axis=0).all()
+    agreed = {v for v in values if len({m for w, m in zip(values, masks, strict=True) if w == v}) == 1}
+    validated = {values[int(name.split()[1])] for name in (splits.val.ids if splits.val else ())}
+    assert validated <= agreed
+    found = splits.val.targets.sum(axis=0) if splits.val else np.zeros(splits.task.classes)
+    missing = [label for label, n in zip(splits.task.labels, found, strict=True) if not n]
+    assert problems(splits).get("unvalidated", 0) == len(missing)
+    again = draw_sets(values[::-1], masks[::-1], share, seed)
+    assert contents(again.val) == contents(splits.val)
+
+
+def test_labels_are_split_in_their_shares() -> None:
+    generator = np.random.default_rng(0)
+    masks = [int(mask) for mask in (generator.random((250, 4)) < [0.5, 0.3, 0.1, 0.03]) @ [1, 2, 4, 8]]
+    splits = draw_sets(list(range(250)), masks, 0.2)
+    whole = splits.train.targets.sum(0) + splits.val.targets.sum(0)
+    assert np.abs(splits.val.targets.sum(0) - 0.2 * whole).max() <= 1.5
+    assert abs(len(splits.val) - 50) <= 3
+    assert splits.problems == ()
+
+
+def test_identical_pictures_with_other_label_sets_are_listed() -> None:
+    splits = draw_sets([1, 1, 2, 3, 4], [1, 3, 0, 2, 1], 0.0)
+    (problem,) = splits.problems
+    assert problem.code == "contradiction"
+    assert problem.examples == ("item 0: 'l0'", "item 1: 'l0', 'l1'")
+    same = draw_sets([1, 1, 2, 3], [3, 3, 0, 2], 0.0)
+    assert same.problems == ()
+
+
+def test_fingerprint_sees_label_sets() -> None:
+    found = {draw_sets([1, 2, 3], masks, 0.0).fingerprint for masks in ([1, 2, 3], [1, 2, 2], [1, 2, 0])}
+    assert len(found) == 3
+
+
+def test_label_sets_for_evaluation(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a.png": 1, "b.png": 2, "crow/c.png": 3, "owl/d.png": 4})
+    task = Task(("crow", "owl"), "multi-label")
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\na.png,crow|owl\nb.png,\n")
+    items, _ = read_labelled(table, DataSettings(separator="|"), task)
+    assert items.targets.tolist() == [[1, 1], [0, 0]]
+    table.write_text("path,label\na.png,crow|owl\nb.png,owl\n")
+    with pytest.raises(DataError, match=r"'crow\|owl': 1 items(.|\n)*--set data\.separator='\|'"):
+        read_labelled(table, DataSettings(), task)
+    with pytest.raises(DataError, match="any number of labels, but the model tells exactly one"):
+        read_labelled(table, DataSettings(separator="|"), TASK)
+    shutil.rmtree(tmp_path / "owl")
+    assert read_labelled(tmp_path, DataSettings(), task)[0].targets.tolist() == [[1, 0]]
+
+
+def test_label_sets_reach_batches() -> None:
+    splits = draw_sets([1, 2, 3, 4], [1, 3, 0, 2], 0.0)
+    pictures = Pictures(splits.train, Preprocess(size=(2, 2), resize=None))
+    ((_, targets, numbers),) = loader(pictures, [[0, 1, 2, 3]])
+    assert (targets.dtype, targets.tolist()) == (torch.uint8, splits.train.targets.tolist())
+    assert numbers.tolist() == [0, 1, 2, 3]

@@ -15,8 +15,8 @@ from pyarrow import parquet
 
 from graft.data.splits import read_splits
 from graft.data.table import list_table
-from graft.errors import DataError
-from graft.recipe import DataSettings
+from graft.errors import DataError, RecipeError
+from graft.recipe import DataSettings, Recipe, make_recipe, read_recipe
 
 PLAIN = DataSettings()
 ROWS = [("a.png", "crow"), ("sub/b.png", "owl"), ("c.png", "NA"), ("d.png", "None")]
@@ -39,7 +39,7 @@ def write(path: Path, rows: list[tuple[Any, ...]], names: tuple[str, ...] = ("pa
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_every_form_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
     rows = list_table(write(tmp_path / f"t{suffix}", ROWS), PLAIN).rows
-    assert [(row.id, row.label) for row in rows] == sorted(ROWS)
+    assert [(row.id, *row.labels) for row in rows] == sorted(ROWS)
     assert rows[-1].source == tmp_path / "sub" / "b.png"
     number = 3 if suffix in (".csv", ".tsv") else 2
     assert rows[-1].place.endswith(f" {number}")
@@ -61,17 +61,17 @@ def test_table_trains_like_a_folder(tmp_path: Path, suffix: str) -> None:
 def test_byte_order_mark_quotes_semicolons_and_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes('\ufeffpath,label\r\n"a,1.png","a ""crow"""\r\n\r\nb.png, owl \r\n'.encode())
-    found = [(row.id, row.label, row.place) for row in list_table(path, PLAIN).rows]
+    found = [(row.id, *row.labels, row.place) for row in list_table(path, PLAIN).rows]
     assert found == [("a,1.png", 'a "crow"', "line 2"), ("b.png", "owl", "line 4")]
     path.write_text("path;label\na.png;crow\n")
-    assert list_table(path, PLAIN).rows[0].label == "crow"
+    assert list_table(path, PLAIN).rows[0].labels == ("crow",)
 
 
 def test_whole_numbers_are_labels(tmp_path: Path) -> None:
     rows = [("a.png", 10), ("b.png", 9)]
     for suffix in (".jsonl", ".parquet"):
         found = list_table(write(tmp_path / f"t{suffix}", rows), PLAIN).rows
-        assert [row.label for row in found] == ["10", "9"]
+        assert [row.labels for row in found] == [("10",), ("9",)]
 
 
 def test_missing_column_lists_the_present_ones(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_missing_column_lists_the_present_ones(tmp_path: Path) -> None:
         ({"path": "b.png", "label": None}, "line 2: label is empty"),
         ({"path": "b.png"}, "line 2: label is empty"),
         ({"path": "b.png", "label": 1.5}, r"line 2: label is 1\.5; text or a whole number"),
-        ({"path": "b.png", "label": ["x"]}, r"line 2: label is \['x'\]"),
+        ({"path": "b.png", "label": ["x"]}, "line 1: label is 'y'; a list of labels, as in other rows"),
         ({"path": "", "label": "x"}, "line 2: path is ''; the path of a picture"),
         ({"path": {"bytes": ""}, "label": "x"}, "line 2: path is {'bytes'"),
         ({"path": "a\0b", "label": "x"}, "line 2: path is .*zero byte"),
@@ -196,3 +196,80 @@ def test_any_bytes_raise_only_our_error(tmp_path: Path, content: bytes, suffix: 
             list_table(path, PLAIN)
         except DataError as error:
             assert str(path) in str(error)
+
+
+# --- several labels a picture -----------------------------------------------------------------
+
+SETS = [("a.png", ("cat", "dog")), ("b.png", ()), ("c.png", ("dog",)), ("d.png", ("cat",))]
+
+
+def labels_of(path: Path, asked: DataSettings) -> list[tuple[str, tuple[str, ...]]]:
+    listing = list_table(path, asked)
+    assert listing.kind == "multi-label"
+    return [(row.id, row.labels) for row in listing.rows]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_labels_in_one_cell(tmp_path: Path, suffix: str) -> None:
+    rows = [(name, " | ".join(reversed(labels))) for name, labels in SETS]
+    table = write(tmp_path / f"t{suffix}", rows)
+    assert labels_of(table, DataSettings(separator="|")) == SETS
+    odd = write(tmp_path / f"u{suffix}", [("a.png", "||dog|cat|dog|"), ("b.png", "  ")])
+    assert labels_of(odd, DataSettings(separator="|")) == [("a.png", ("cat", "dog")), ("b.png", ())]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_cells_that_are_lists(tmp_path: Path, suffix: str) -> None:
+    table = write(tmp_path / f"t{suffix}", [(name, list(labels)) for name, labels in SETS])
+    assert labels_of(table, PLAIN) == SETS
+    table = write(tmp_path / f"n{suffix}", [("a.png", [2, 10]), ("b.png", None)])
+    assert labels_of(table, PLAIN) == [("a.png", ("10", "2")), ("b.png", ())]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("kind", [int, bool, float, str])
+def test_one_column_for_each_label(tmp_path: Path, suffix: str, kind) -> None:
+    rows = [(name, *(kind(int(each in labels)) for each in ("cat", "dog"))) for name, labels in SETS]
+    table = write(tmp_path / f"t{suffix}", rows, ("path", "cat", "dog"))
+    asked = DataSettings(label=("cat", "dog"))
+    assert labels_of(table, asked) == SETS
+    assert list_table(table, asked).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "words"),
+    [
+        ({"label": ("x", "y")}, {"path": "b", "x": 1, "y": 2}, "line 2: y is 2; 0 or 1"),
+        ({"label": ("x", "y")}, {"path": "b", "x": 1, "y": ""}, "line 2: y is ''; 0 or 1"),
+        ({"label": ("x", "y")}, {"path": "b", "x": 1}, "line 2: y is None; 0 or 1"),
+        ({}, {"path": "b", "label": ["x", ""]}, "line 2: label is empty"),
+        ({}, {"path": "b", "label": [["x"]]}, r"line 2: label is \['x'\]"),
+        ({}, {"path": "b", "label": "x"}, "line 2: label is 'x'; a list of labels, as in other rows"),
+        ({}, {"path": "b"}, "line 2: label is missing; a list of labels"),
+        ({"separator": ";"}, {"path": "b", "label": 1.5}, r"line 2: label is 1\.5; text or a whole"),
+        ({"separator": ";"}, {"path": "a.png", "label": "z"}, r"a\.png: 'x' in line 1, 'z' in line 2"),
+        ({"separator": ";"}, {"path": "a.png", "label": ""}, r"'x' in line 1, no label in line 2"),
+    ],
+)
+def test_faulty_cells_of_several_labels(tmp_path: Path, settings, row, words: str) -> None:
+    path = tmp_path / "t.jsonl"
+    good = {"path": "a.png", "x": 0, "y": 1, "label": "x" if "separator" in settings else ["x"]}
+    path.write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=words):
+        list_table(path, DataSettings(**settings))
+
+
+def test_labels_are_asked_for_in_one_way() -> None:
+    for asked in ({"label": ["a", "b"], "separator": "|"}, {"label": ["a", "a"]}, {"label": ["a"]}):
+        with pytest.raises(RecipeError, match=r"data"):
+            make_recipe({"data": asked})
+    recipe = read_recipe(settings=['data.label=["cat", "dog"]'])
+    assert recipe.data.label == ("cat", "dog")
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert read_recipe(settings=["data.separator=|"]).data.separator == "|"
+
+
+def test_a_missing_column_of_several_is_named(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", [("a.png", 1)], ("path", "cat"))
+    with pytest.raises(DataError, match=r"no column 'dog'"):
+        list_table(table, DataSettings(label=("cat", "dog")))

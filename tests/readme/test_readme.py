@@ -27,8 +27,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.S)
 
 
-def commands() -> list[str]:
-    lines = [line.partition("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+def commands(text: str = TEXT) -> list[str]:
+    found = re.findall(r"```sh\n(.*?)```", text, flags=re.S)
+    lines = [line.partition("  #")[0].strip() for block in found for line in block.splitlines()]
     return [line for line in lines if line]
 
 
@@ -43,6 +44,9 @@ def as_tested(command: str) -> list[str]:
         word.replace("torchvision/resnet50", "torchvision/resnet50:none") if word.endswith("50") else word
         for word in words
     ]
+
+
+GUIDE = commands((ROOT / "docs" / "strategies.md").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,7 @@ def expand(words: list[str], place: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("graft ")])
+@pytest.mark.parametrize("command", [line for line in commands() + GUIDE if line.startswith("graft ")])
 def test_every_command_runs(
     command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

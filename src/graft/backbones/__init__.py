@@ -52,6 +52,7 @@ def load_backbone(
     weights: str | Path | None = None,
     channels: int = 3,
     size: int | None = None,
+    drop_path: float = 0.0,
 ) -> Backbone:
     """Load a backbone by its id, or as a recipe asks for it; a ``Backbone`` is returned as it is.
 
@@ -59,6 +60,7 @@ def load_backbone(
         weights: a local file with the weights, used in place of a download.
         channels: input channels; other than the pretrained number, the first filter is adapted.
         size: height and width of the pictures in pixels; None: as the weights were trained.
+        drop_path: above 0, a network that can have stochastic depth is built with it.
 
     Raises:
         BackboneError: unknown library, model or weights; weights that cannot be had or do not fit.
@@ -67,7 +69,13 @@ def load_backbone(
         return what
     if isinstance(what, Recipe):
         weights = what.weights if weights is None else weights
-        return load_backbone(what.backbone, weights=weights, channels=what.data.channels, size=size)
+        return load_backbone(
+            what.backbone,
+            weights=weights,
+            channels=what.data.channels,
+            size=what.data.size if size is None else size,
+            drop_path=max(drop_path, what.drop_path),
+        )
     from graft.backbones.assembly import Request
 
     library, name, tag = parse_id(what)
@@ -75,7 +83,7 @@ def load_backbone(
     file = None if weights is None else Path(weights)
     if file is not None and not file.is_file():
         raise BackboneError(f"There is no file {file}: a file with the backbone's weights was expected.")
-    return _loader(library)(Request(name, tag, channels, size, file))
+    return _loader(library)(Request(name, tag, channels, size, file, drop_path=drop_path))
 
 
 def rebuild(source: Source) -> Backbone:

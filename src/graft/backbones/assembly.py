@@ -31,6 +31,7 @@ class Request:
     ``weights``: a name of the library's, "none" for random ones, None for its default.
     ``size``: height and width of the pictures in pixels; None: as the weights were trained.
     ``file``: a local file with the weights. ``random``: build as for ``weights``, but load none.
+    ``drop_path``: above 0, the network is built with its modules of stochastic depth in place.
     ``config``: what an adapter once stored in ``Source.options["config"]`` to need no network now.
     """
 
@@ -40,6 +41,7 @@ class Request:
     size: int | None = None
     file: Path | None = None
     random: bool = False
+    drop_path: float = 0.0
     config: dict[str, Any] | None = None
 
     @property

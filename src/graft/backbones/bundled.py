@@ -33,7 +33,7 @@ def load(request: Request) -> Backbone:
     if weights not in (WEIGHTS, "file", "none"):
         raise BackboneError(f"graft/{request.name} has the weights {WEIGHTS} and none, not {weights!r}.")
     config = read_config(request.name)
-    trunk = _build(config)
+    trunk = _build(config, request.drop_path)
     if request.file and not request.random:
         load_state(trunk, read_weights(request.file), str(request.file), ["fc"])
     elif weights == WEIGHTS and not request.random:
@@ -60,12 +60,15 @@ def _folder(name: str) -> Path:
     return Path(__file__).parent / "weights" / name
 
 
-def _build(config: dict[str, Any]) -> nn.Module:
+def _build(config: dict[str, Any], drop_path: float) -> nn.Module:
     import timm
 
     architecture = config["architecture"]
     model = timm.create_model(
-        architecture["model"], channels=tuple(architecture["channels"]), num_classes=0
+        architecture["model"],
+        channels=tuple(architecture["channels"]),
+        num_classes=0,
+        drop_path_rate=drop_path,
     )
     assert isinstance(model, nn.Module)
     return model

@@ -23,7 +23,9 @@ class Preprocess:
 
     A uint8 picture [K, height, width] is resized (shorter side to ``resize`` pixels; exactly to
     (height, width) when a pair; not at all when None), centre-cropped to ``size``, scaled to 0-1
-    and normalised by ``mean`` and ``std`` (one value a channel).
+    and normalised by ``mean`` and ``std`` (one value a channel). ``max_value``: what counts as 255 in
+    pixels of more than 8 bits of arrays, .npy and TIFF files (see data.image); None where each kind of
+    pixel has its own.
     """
 
     size: tuple[int, int]  # height, width in pixels
@@ -31,6 +33,7 @@ class Preprocess:
     interpolation: str = "bilinear"  # nearest, bilinear or bicubic; always antialiased
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    max_value: float | None = None
 
     @property
     def channels(self) -> int:
@@ -38,7 +41,10 @@ class Preprocess:
         return len(self.mean)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        if self.max_value is None:  # as it was written before there was one
+            del values["max_value"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
@@ -50,6 +56,7 @@ class Preprocess:
             interpolation=values["interpolation"],
             mean=tuple(values["mean"]),
             std=tuple(values["std"]),
+            max_value=values.get("max_value"),
         )
 
 

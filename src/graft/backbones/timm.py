@@ -119,7 +119,7 @@ def build_model(
         BackboneError: timm refuses the options or the weights.
     """
     options = {**(arguments or {}), **_size_options(config, request.size)}
-    options |= {"num_classes": 0, "in_chans": request.channels}
+    options |= {"num_classes": 0, "in_chans": request.channels} | drop_path_options(request)
     try:
         model = _create(
             name,
@@ -129,6 +129,10 @@ def build_model(
             **options,
         )
     except (TypeError, ValueError, AssertionError, UserWarning) as error:
+        if "drop_path_rate" in str(error):
+            raise BackboneError(
+                f"timm/{name} has no stochastic depth; leave train.drop_path out."
+            ) from None
         raise BackboneError(
             f"timm/{name} cannot be built for {request.channels} channels"
             f"{f' and {request.size} pixels' if request.size else ''}: {_first_line(error)}."
@@ -168,6 +172,11 @@ def _convert(model: nn.Module, state: State) -> State:
         return convert(dict(state), model) if convert is not None else state
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError):
         return state  # made for formats that this file is not in
+
+
+def drop_path_options(request: Request) -> dict[str, Any]:
+    """Timm builds modules of stochastic depth only where a rate is given."""
+    return {"drop_path_rate": request.drop_path} if request.drop_path else {}
 
 
 def fetch_weights(name: str, config: Any) -> Path:

@@ -2,25 +2,32 @@
 
 ``(pictures, labels)``, or ``{"train": (pictures, labels), "val": ..., "test": ...}``. Pictures are
 one array [N, H, W] or [N, H, W, K], one tensor [N, K, H, W], or a list of arrays, tensors, PIL
-images or paths. Labels are strings or whole numbers.
+images or paths. Labels are strings or whole numbers, one for each picture.
 
-Shapes: N items, K channels, height H, width W.
+Where a picture may have any number of labels, they are a list of lists of labels, or an array or tensor
+[N, C] of zeros and ones whose columns are called "0", "1" and so on, or as a third element says:
+``(pictures, labels, ["cat", "dog"])``.
+
+Shapes: N items, K channels, height H, width W, C classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from graft.data.items import SPLIT_NAMES, Listing, Row, display, show
+from graft.data.items import SPLIT_NAMES, Listing, Row, display, named_classes, show
 from graft.data.table import read_label
 from graft.errors import DataError, suggest
 
 if TYPE_CHECKING:
     from graft.data.items import Source
+    from graft.task import Kind
+
+Labels: TypeAlias = list[tuple[str, ...]]
 
 
 def list_arrays(data: Mapping[str, Any] | Sequence[Any]) -> Listing:
@@ -28,16 +35,20 @@ def list_arrays(data: Mapping[str, Any] | Sequence[Any]) -> Listing:
 
     Raises:
         DataError: not of the form above, an unknown split, no train split, as many labels as
-            pictures were expected, or a label that is neither text nor a whole number.
+            pictures were expected, a label that is neither text nor a whole number, or one label a
+            picture in one split and any number in another.
     """
-    if not isinstance(data, Mapping):
-        rows = _labelled_rows(data, "")
-    else:
-        rows = [row for name, pair in data.items() for row in _labelled_rows(pair, _split(name))]
+    given = data if isinstance(data, Mapping) else {"": data}
+    parts = [_labelled_rows(pair, _split(name) if name else "") for name, pair in given.items()]
+    rows = [row for part, _, _ in parts for row in part]
     if not rows:
         raise DataError("The data has no pictures; at least two with different labels are needed.")
-    classes = {row.label: None for row in rows if row.label and row.split in ("", "train")}
-    return Listing(tuple(rows), (), tuple(classes))
+    kinds = {kind for part, kind, _ in parts if part}
+    if len(kinds) > 1:
+        raise DataError("Some splits have one label for each picture, others any number; give all alike.")
+    named = [name for _, _, names in parts for name in names]
+    classes = dict.fromkeys([*named, *named_classes(rows)])
+    return Listing(tuple(rows), (), tuple(classes), kinds.pop())
 
 
 def picture_row(picture: Source, number: int) -> Row:
@@ -54,13 +65,14 @@ def _split(name: Any) -> str:
     return known
 
 
-def _labelled_rows(pair: Any, split: str) -> list[Row]:
+def _labelled_rows(given: Any, split: str) -> tuple[list[Row], Kind, tuple[str, ...]]:
+    """The rows of one split, whether they have any number of labels, and the names of its columns."""
     shown = f" of {split}" if split else ""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise DataError(
-            f"The data{shown} is {type(pair).__name__}; a pair (pictures, labels) was expected."
+            f"The data{shown} is {type(given).__name__}; a pair (pictures, labels) was expected."
         )
-    pictures, labels = pair
+    pictures, labels = given[:2]
     if not hasattr(pictures, "__len__") or not hasattr(labels, "__len__"):
         raise DataError(f"The pictures and the labels{shown} must each be an array or a list.")
     if len(pictures) != len(labels):
@@ -68,13 +80,14 @@ def _labelled_rows(pair: Any, split: str) -> list[Row]:
             f"There are {len(pictures)} pictures and {len(labels)} labels{shown}; one label for "
             "each picture was expected."
         )
-    names = _labels(labels, shown)
+    names, kind, columns = _read_labels(labels, given[2:], shown)
     plain = [picture_row(picture, number) for number, picture in enumerate(pictures)]
     ids = _unique([row.id for row in plain])
-    return [
+    rows = [
         Row(row.source, shown_id, label, split)
         for row, shown_id, label in zip(plain, ids, names, strict=True)
     ]
+    return rows, kind, columns
 
 
 def _unique(ids: list[str]) -> list[str]:
@@ -87,14 +100,55 @@ def _unique(ids: list[str]) -> list[str]:
     return unique
 
 
-def _labels(labels: Any, shown: str) -> list[str]:
+def _read_labels(labels: Any, names: Sequence[Any], shown: str) -> tuple[Labels, Kind, tuple[str, ...]]:
+    if names or getattr(labels, "ndim", 1) == 2:
+        columns, found = _matrix(labels, names, shown)
+        return found, "multi-label", columns
     values = np.asarray(labels).tolist() if hasattr(labels, "dtype") else list(labels)
+    if any(isinstance(value, list | tuple | set | frozenset) for value in values):
+        return _each(values, _several, shown), "multi-label", ()
+    return _each(values, lambda value: (_one(value),), shown), "single-label", ()
+
+
+def _matrix(labels: Any, names: Sequence[Any], shown: str) -> tuple[tuple[str, ...], Labels]:
+    """Names of the columns, and of each row those that are 1."""
+    try:
+        array = np.asarray(labels)
+        right = array.ndim == 2 and bool(np.isin(array, (0, 1)).all())
+    except (TypeError, ValueError):  # rows of different length
+        right = False
+    if not right:
+        raise DataError(
+            f"The labels{shown} are no matrix of zeros and ones with one row for each picture; that, lists "
+            "of labels, or one label for each picture was expected."
+        )
+    columns = _each(list(names[0]) if names else range(array.shape[1]), lambda name: (_one(name),), shown)
+    flat = [name for (name,) in columns]
+    if len(flat) != array.shape[1] or len(set(flat)) != len(flat):
+        raise DataError(
+            f"The labels{shown} have {array.shape[1]} columns and the names {flat}; one name for each "
+            "column was expected, no two alike."
+        )
+    return tuple(flat), [tuple(sorted(flat[index] for index in np.flatnonzero(row))) for row in array]
+
+
+def _each(values: Any, read: Any, shown: str) -> Labels:
     names, faults = [], []
     for number, value in enumerate(values):
         try:
-            names.append(read_label(value.item() if isinstance(value, np.generic) else value))
+            names.append(read(value))
         except (ValueError, AttributeError) as fault:
             faults.append(f"item {number}: {fault}")
     if faults:
         raise DataError(f"{len(faults)} labels{shown} cannot be used:{show(faults)}")
     return names
+
+
+def _one(value: Any) -> str:
+    return read_label(value.item() if isinstance(value, np.generic) else value)
+
+
+def _several(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ValueError(f"label is {value!r}; a list of labels, as for other pictures, was expected")
+    return tuple(sorted({_one(each) for each in value}))

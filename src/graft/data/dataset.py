@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from graft.data.image import UnreadableImage, decode
+from graft.data.image import decode
 from graft.data.transforms import Preset, augment, preprocess
+from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError, GraftError
 
 if TYPE_CHECKING:
@@ -34,15 +35,17 @@ if TYPE_CHECKING:
 Index: TypeAlias = int | tuple[int, int]
 """An item's number (as it is), or a pair (item's number, view's number) (a random view)."""
 
-Sample: TypeAlias = "tuple[Tensor, int, int]"
+Sample: TypeAlias = "tuple[Tensor, int | Tensor, int]"
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures(Dataset[Any]):
     """Items as network inputs: ``pictures[index]`` is (float32 [K, h, w], target or -1, number).
 
+    A target is a class index, or a uint8 tensor [C] of a multi-label task.
+
     An ``int`` index gives the picture as in evaluation, a pair (number, view) a random view by
-    ``preset``, drawn from ``seed``.
+    ``preset``, drawn from ``seed``; ``flip``: whether it may be mirrored.
 
     Raises:
         DataError: when an item is taken that can no longer be read; the message names it.
@@ -52,6 +55,7 @@ class Pictures(Dataset[Any]):
     preprocess: Preprocess
     preset: Preset = "none"
     seed: int = 0
+    flip: bool = True
 
     def __len__(self) -> int:
         return len(self.items)
@@ -63,9 +67,12 @@ class Pictures(Dataset[Any]):
             ready = preprocess(picture, self.preprocess)
         else:
             seed = view_seed(self.seed, view, self.items.digests[number])
-            ready = augment(picture, self.preprocess, self.preset, seed)
+            ready = augment(picture, self.preprocess, self.preset, seed, flip=self.flip)
         targets = self.items.targets
-        return ready, -1 if targets is None else int(targets[number]), number
+        if targets is None:
+            return ready, -1, number
+        target = int(targets[number]) if targets.ndim == 1 else torch.tensor(targets[number])
+        return ready, target, number
 
     def _decode(self, number: int) -> Tensor:
         try:
@@ -73,6 +80,7 @@ class Pictures(Dataset[Any]):
                 self.items.sources[number],
                 max_pixels=self.items.max_pixels,
                 channels=self.preprocess.channels,
+                max_value=self.items.max_value,
             )
         except UnreadableImage as error:
             raise DataError(
@@ -94,7 +102,8 @@ Batch: TypeAlias = "tuple[Tensor, Tensor, Tensor]"
 class Loader:
     """Batches of pictures: iterate over it as often as there are epochs.
 
-    Each batch is (float32 [B, K, h, w], int64 [B] targets or -1, int64 [B] item numbers).
+    Each batch is (float32 [B, K, h, w], targets, int64 [B] item numbers); targets are int64 [B], -1 where
+    there are no labels, or uint8 [B, C] of a multi-label task.
     """
 
     engine: DataLoader[Any]

@@ -1,4 +1,4 @@
-"""Identical pictures where they mislead: across splits, and under different labels.
+"""Identical pictures where they mislead: across splits, and under different labels (or sets of them).
 
 Both are listed and never repaired: which of two copies is right only a person knows.
 """
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from graft.data.items import SPLITS, Problem, make_problem
+from graft.data.items import SPLITS, Problem, make_problem, show_labels
 
 if TYPE_CHECKING:
     from graft.data.items import Items
@@ -36,16 +36,16 @@ def find_leaks(parts: Mapping[str, Items]) -> tuple[Problem, ...]:
 
 def find_contradictions(parts: Mapping[str, Items], task: Task) -> tuple[Problem, ...]:
     """Identical pictures under different labels; they are listed, never dropped."""
-    by_digest: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    by_digest: dict[str, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
     for items in parts.values():
         assert items.targets is not None
         for item, digest, target in zip(items.ids, items.digests, items.targets, strict=True):
-            by_digest[digest].append((item, task.labels[int(target)]))
+            by_digest[digest].append((item, task.names_of(target)))
     examples = [
-        f"{item}: {label!r}"
+        f"{item}: {show_labels(labels)}"
         for group in by_digest.values()
-        if len({label for _, label in group}) > 1
-        for item, label in group
+        if len({labels for _, labels in group}) > 1
+        for item, labels in group
     ]
     message = "{count} picture{s} identical to one under another label; all were kept: correct the labels."
     return (make_problem("contradiction", message, examples),) if examples else ()

@@ -30,7 +30,7 @@ _MESSAGES = {
     ),
     "not-a-picture": (
         "{count} file{s} without a picture's suffix left out; graft reads JPEG, PNG, WebP, BMP, "
-        "TIFF and GIF."
+        "TIFF, GIF and .npy."
     ),
     "special": "{count} pipe{s}, socket{s} or device{s} left out, unopened; remove what is named.",
     "closed": (
@@ -108,7 +108,7 @@ def _class_rows(folders: Iterable[Path], split: str, visit: _Visit) -> Iterator[
         # each class sees afresh: a link to another class is that class's business, too
         own = _Visit(visit.root, visit.notes, set(visit.seen))
         for path, fault in _walk(folder, own):
-            yield Row(path, visit.id_of(path), _label(folder), split, fault=fault)
+            yield Row(path, visit.id_of(path), (_label(folder),), split, fault=fault)
 
 
 def _label(folder: Path) -> str:
@@ -144,7 +144,7 @@ def _check_found(folder: Path, inside: _Entries, found: Sequence[Row], visit: _V
     hint = "".join(f"\nFound instead, {code}:{show(others[code])}" for code in _MESSAGES if code in others)
     raise DataError(
         f"There are no pictures in {display(str(folder))}; expected folders named by class with "
-        f"JPEG, PNG, WebP, BMP, TIFF or GIF files in them.{hint}"
+        f"JPEG, PNG, WebP, BMP, TIFF, GIF or .npy files in them.{hint}"
     )
 
 

@@ -4,11 +4,14 @@ Every picture in graft, whether in training, evaluation or prediction, goes thro
 that it means the same everywhere:
 
 - the EXIF orientation is applied, also to a PIL image that still carries one;
-- grey becomes RGB by replication; 16-bit values are rescaled by depth (value >> 8);
+- grey becomes RGB by replication; 16-bit values are rescaled by depth (value >> 8), floating-point
+  ones of arrays, .npy and TIFF files lie in 0..1, unless ``max_value`` says what counts as full;
 - palettes become their colours; whatever is transparent is laid over white (``BACKGROUND``);
 - CMYK becomes RGB as Pillow does it, without colour profiles; profiles are ignored throughout;
 - of several frames the first counts;
-- floats, Lab colours and 32-bit integers beyond 65535 are refused: they have no fixed range.
+- Lab colours and 32-bit integers beyond 65535 are refused: they have no fixed range.
+
+Pictures of other than 1 or 3 channels come from arrays, .npy files and TIFFs alone (see bands.py).
 
 Files may be hostile. Only regular files of the formats in ``FORMATS`` are read; the number of
 pixels is checked in the header before anything is decoded; truncated files are errors; and whatever
@@ -29,9 +32,10 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from graft.data.bands import NPY, is_tiff, read_npy, read_tiff, to_bytes
 from graft.data.items import display
 from graft.data.quiet import quiet_pillow
-from graft.errors import DataError
+from graft.data.unreadable import UnreadableImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow finds MPO through JPEG
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"}
-    | {".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"}
+    | {".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".npy"}
 )
 BACKGROUND = (255, 255, 255)
 MAX_PIXELS = 80_000_000
@@ -61,24 +65,23 @@ _OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _KEY_SCALE = {"L;2": 85, "L;4": 17}  # a PNG's transparent grey is given at the file's own depth
 
 
-class UnreadableImage(DataError):
-    """A picture that cannot be read: ``reason`` in a few words, ``where`` names it if known."""
-
-    def __init__(self, reason: str, where: str = "") -> None:
-        super().__init__(reason, where)
-        self.reason = reason
-        self.where = where
-
-    def __str__(self) -> str:
-        return f"Cannot read the picture{' ' if self.where else ''}{self.where}: {self.reason}."
+class _NotPillows(UnreadableImage):
+    """A picture of a kind that Pillow does not know or that has no range there."""
 
 
-def decode(source: Source, *, max_pixels: int = MAX_PIXELS, channels: int = 3) -> torch.Tensor:
+def decode(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    channels: int = 3,
+    max_value: float | None = None,
+) -> torch.Tensor:
     """The pixels of one picture: uint8 [channels, H, W].
 
-    ``source``: a path, a file's bytes, a PIL image, a uint8 or uint16 array [H, W] (grey) or
-    [H, W, K], or a tensor [H, W] or [K, H, W]. Pictures have 3 channels, or 1 (grey by Pillow's
-    luma) where ``channels`` is 1; arrays [H, W, K] must have K = ``channels``.
+    ``source``: a path, a file's bytes, a PIL image, an array [H, W] (grey) or [H, W, K], or a tensor
+    [H, W] or [K, H, W]. Pictures have 3 channels, or 1 (grey by Pillow's luma) where ``channels`` is 1;
+    arrays, .npy files and TIFFs of more bands must have K = ``channels``. ``max_value``: what counts as
+    255 in their pixels of more than 8 bits (see bands.to_bytes).
     ``max_pixels`` bounds H · W of what is decoded; above about 179 million pixels a process must
     also raise ``PIL.Image.MAX_IMAGE_PIXELS``.
 
@@ -86,16 +89,16 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, channels: int = 3) -
         UnreadableImage: for whatever reason the source is not such a picture.
     """
     if isinstance(source, np.ndarray | torch.Tensor):
-        return _from_array(source, channels)
+        return _from_array(source, channels, max_value)
     where = display(str(source)) if isinstance(source, str | Path) else ""
     try:
         with quiet_pillow():
-            pixels = _pixels(source, max_pixels, channels)
+            pixels = _pixels(source, max_pixels, channels, max_value)
     except UnreadableImage as error:
         raise UnreadableImage(error.reason, where) from None
     except Exception as error:  # Pillow raises two dozen kinds on damaged files
         raise UnreadableImage(_words(error), where) from None
-    return _checked(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), channels)
+    return _as_tensor(pixels, channels)
 
 
 def read_bytes(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -128,11 +131,38 @@ def _check_file(status: os.stat_result, max_pixels: int) -> None:
         )
 
 
-def _pixels(source: Any, max_pixels: int, channels: int) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], or [H, W, 1] where one channel is asked for."""
+def _pixels(source: Any, max_pixels: int, channels: int, max_value: float | None) -> NDArray[np.uint8]:
+    """uint8 [H, W] or [H, W, K]."""
     if isinstance(source, Image.Image):
         return _flat(source, max_pixels, channels)
     data = source if isinstance(source, bytes) else read_bytes(source, max_pixels=max_pixels)
+    if data.startswith(NPY):
+        return to_bytes(read_npy(data, max_pixels=max_pixels, channels=channels), max_value)
+    if is_tiff(data):
+        return _tiff_pixels(data, max_pixels, channels, max_value)
+    return _pillow_pixels(data, max_pixels, channels)
+
+
+def _tiff_pixels(data: bytes, max_pixels: int, channels: int, max_value: float | None) -> NDArray[np.uint8]:
+    """By Pillow where it knows the kind of picture and its range, else band by band."""
+    refused = None
+    if channels in (1, 3) and max_value is None:
+        try:
+            return _pillow_pixels(data, max_pixels, channels)
+        except _NotPillows as error:
+            refused = error
+    try:
+        found = read_tiff(data, max_pixels=max_pixels, channels=channels, max_value=max_value)
+    except Exception as error:  # tifffile raises many kinds on damaged files
+        raise error if refused is None or isinstance(error, UnreadableImage) else refused from None
+    if found is not None:
+        return found
+    if refused is not None:
+        raise refused
+    return _pillow_pixels(data, max_pixels, channels)
+
+
+def _pillow_pixels(data: bytes, max_pixels: int, channels: int) -> NDArray[np.uint8]:
     with _open(data) as picture:
         return _flat(picture, max_pixels, channels)
 
@@ -143,7 +173,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise UnreadableImage("it is damaged, or no JPEG, PNG, WebP, BMP, TIFF or GIF") from None
+        raise _NotPillows("it is damaged, or no JPEG, PNG, WebP, BMP, TIFF, GIF or .npy") from None
     except Image.DecompressionBombError:
         raise UnreadableImage(
             "it has more pixels than Pillow opens (twice PIL.Image.MAX_IMAGE_PIXELS)"
@@ -195,7 +225,7 @@ def _colours(picture: Image.Image, raw: str) -> Image.Image:
         whole = picture.convert("LA") if picture.mode == "La" else picture
         return _over_white(whole.convert("RGBA"))
     if picture.mode not in _OPAQUE:
-        raise UnreadableImage(
+        raise _NotPillows(
             f"its pixels are of kind {picture.mode!r}, which has no fixed range; save it with 8 "
             "or 16 bits a channel"
         )
@@ -227,9 +257,7 @@ def _rescaled(picture: Image.Image, raw: str) -> Image.Image:
     """16-bit (or 12-bit) grey to 8 bits by depth, never by the range of values in this picture."""
     values = np.asarray(picture).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise UnreadableImage(
-            "its integer pixels lie outside 0..65535; save it with 8 or 16 bits a channel"
-        )
+        raise _NotPillows("its integer pixels lie outside 0..65535; save it with 8 or 16 bits a channel")
     grey = (values >> (4 if raw == "I;12" else 8)).astype(np.uint8)
     if getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         grey = 255 - grey
@@ -240,31 +268,26 @@ def _rescaled(picture: Image.Image, raw: str) -> Image.Image:
     return picture_8
 
 
-def _from_array(source: Any, channels: int) -> torch.Tensor:
+def _from_array(source: Any, channels: int, max_value: float | None) -> torch.Tensor:
     """An array [H, W] or [H, W, K], or a tensor [H, W] or [K, H, W], as uint8 [channels, H, W]."""
     is_tensor = isinstance(source, torch.Tensor)
     array = source.detach().cpu().numpy() if is_tensor else source
-    array = _bytes_of(array)
-    if array.ndim == 2:
-        array = np.repeat(array[None], 1 if channels == 1 else 3, axis=0)
-    elif array.ndim == 3 and not is_tensor:
-        array = array.transpose(2, 0, 1)
-    if array.ndim != 3 or array.size == 0:
+    if array.ndim not in (2, 3) or array.size == 0:
         layout = "[K, H, W]" if is_tensor else "[H, W, K]"
         raise UnreadableImage(
             f"an array of shape {list(source.shape)} is no picture; [H, W] or {layout} was expected"
         )
+    if is_tensor and array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    return _as_tensor(to_bytes(array, max_value), channels)
+
+
+def _as_tensor(pixels: NDArray[np.uint8], channels: int) -> torch.Tensor:
+    """[H, W] or [H, W, K] as [channels, H, W]; grey is repeated where colours are expected."""
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 1 if channels == 1 else 3, axis=2)
     # a copy: the caller's array may be read-only or change later
-    return _checked(torch.from_numpy(np.array(array, order="C")), channels)
-
-
-def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.uint16:
-        return (array >> 8).astype(np.uint8)
-    hint = "" if array.dtype.kind != "f" else " (for values 0-1: (255 * x).round().astype('uint8'))"
-    raise UnreadableImage(f"its values are {array.dtype}; uint8, 0-255, was expected{hint}")
+    return _checked(torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")), channels)
 
 
 def _checked(picture: torch.Tensor, channels: int) -> torch.Tensor:

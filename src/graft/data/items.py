@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from graft.task import Task
+from graft.task import Kind, Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,16 +50,17 @@ class Items:
 
     ``sources``: what to decode. ``ids``: unique and safe to print or write as JSON: the path below
     the root with forward slashes, or "item 17" for arrays. ``targets``: int64 [N] indices into the
-    task's labels; None where there are no labels. ``digests``: sha256 of the content, in hex: of
-    the file's bytes, or of the pixels of an array. ``max_pixels``: the limit under which they were
-    read, and will be read again.
+    task's labels, or uint8 [N, C] zeros and ones of a multi-label task; None where there are no labels.
+    ``digests``: sha256 of the content, in hex: of the file's bytes, or of the pixels of an array.
+    ``max_pixels`` and ``max_value``: how they were read, and will be read again (see image.decode).
     """
 
     sources: tuple[Source, ...]
     ids: tuple[str, ...]
-    targets: NDArray[np.int64] | None
+    targets: NDArray[np.integer[Any]] | None
     digests: tuple[str, ...]
     max_pixels: int = 80_000_000
+    max_value: float | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -69,6 +70,7 @@ class Items:
         picked = [int(index) for index in indices]
         return Items(
             max_pixels=self.max_pixels,
+            max_value=self.max_value,
             sources=tuple(self.sources[i] for i in picked),
             ids=tuple(self.ids[i] for i in picked),
             targets=None if self.targets is None else self.targets[picked],
@@ -126,11 +128,15 @@ class Splits:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One item before its picture is read. ``place``: where it was named ("line 17"), or ""."""
+    """One item before its picture is read. ``place``: where it was named ("line 17"), or "".
+
+    ``labels``: the one label of single-label data; any number of them, each once and sorted, of
+    multi-label data; None where the data names none.
+    """
 
     source: Source
     id: str
-    label: str | None = None
+    labels: tuple[str, ...] | None = None
     split: str = ""  # train, val or test; "" where the data names none
     place: str = ""
     fault: str = ""  # why it cannot be read, where that is known before it is opened
@@ -145,11 +151,13 @@ class Listing:
     """What a reader found: rows in a fixed order, and what it left out.
 
     ``classes``: every label that the data names for training, those without a single item included.
+    ``kind``: whether each item has one label or any number of them.
     """
 
     rows: tuple[Row, ...]
     problems: tuple[Problem, ...] = ()
     classes: tuple[str, ...] = ()
+    kind: Kind = "single-label"
 
     def only(self, split: str) -> Listing:
         return replace(self, rows=tuple(row for row in self.rows if row.split == split))
@@ -236,12 +244,32 @@ def _is_whole(name: str) -> bool:
 def make_fingerprint(parts: Iterable[tuple[str, Items]], task: Task) -> str:
     """sha256 over what every item is and where it belongs, whatever the order of listing."""
     lines = [
-        json.dumps([split, items.ids[i], _label(items, i, task), items.digests[i]])
+        json.dumps([split, items.ids[i], label_of(items, i, task), items.digests[i]])
         for split, items in parts
         for i in range(len(items))
     ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def _label(items: Items, index: int, task: Task) -> str | None:
-    return None if items.targets is None else task.labels[int(items.targets[index])]
+def label_of(items: Items, index: int, task: Task) -> str | list[str] | None:
+    """One item's label as a plain value, the list of its labels in a multi-label task; None without."""
+    if items.targets is None:
+        return None
+    names = task.names_of(items.targets[index])
+    return list(names) if task.multi_label else names[0]
+
+
+def named_classes(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The labels of rows for training, in the order in which they come."""
+    return tuple(
+        dict.fromkeys(label for row in rows if row.split in ("", "train") for label in row.labels or ())
+    )
+
+
+def show_labels(labels: Sequence[str]) -> str:
+    """Labels as they stand in a message.
+
+    >>> show_labels(["cat", "dog"]), show_labels([])
+    ("'cat', 'dog'", 'no label')
+    """
+    return ", ".join(map(repr, labels)) or "no label"

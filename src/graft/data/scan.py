@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from graft.data.image import UnreadableImage, decode, read_bytes
+from graft.data.image import decode, read_bytes
 from graft.data.items import Problem, Row, make_problem, show
+from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def scan_rows(
     max_pixels = max_pixels_of(settings)
 
     def look(row: Row) -> Scanned:
-        return _look(row, max_pixels, settings.channels)
+        return _look(row, max_pixels, settings)
 
     seen: list[Scanned] = []
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="scan")
@@ -76,10 +77,10 @@ def set_aside(scanned: Sequence[Scanned], bad_share: float) -> tuple[list[Scanne
     allowed = max(1, int(bad_share * len(scanned))) if bad_share > 0 else 0
     if len(bad) > allowed:
         raise DataError(_too_many(bad, len(scanned), allowed, bad_share))
-    return good, unreadable(bad)
+    return good, list_unreadable(bad)
 
 
-def unreadable(bad: Sequence[Scanned]) -> tuple[Problem, ...]:
+def list_unreadable(bad: Sequence[Scanned]) -> tuple[Problem, ...]:
     """The problem that lists what cannot be read, or nothing."""
     if not bad:
         return ()
@@ -108,21 +109,22 @@ def _lines(bad: Sequence[Scanned]) -> list[str]:
     return [f"{each.row.where}: {each.fault}" for each in bad]
 
 
-def _look(row: Row, max_pixels: int, channels: int) -> Scanned:
+def _look(row: Row, max_pixels: int, settings: DataSettings) -> Scanned:
     if row.fault:
         return Scanned(row, "", row.fault)
     try:
-        return Scanned(row, _digest(row.source, max_pixels, channels))
+        return Scanned(row, _digest(row.source, max_pixels, settings))
     except UnreadableImage as error:
         return Scanned(row, "", error.reason)
 
 
-def _digest(source: Source, max_pixels: int, channels: int) -> str:
+def _digest(source: Source, max_pixels: int, settings: DataSettings) -> str:
     """sha256 of a file's bytes, or of the shape and pixels of what has no file."""
+    channels, max_value = settings.channels, settings.max_value
     if isinstance(source, str | Path):
         data = read_bytes(source, max_pixels=max_pixels)
-        decode(data, max_pixels=max_pixels, channels=channels)
+        decode(data, max_pixels=max_pixels, channels=channels, max_value=max_value)
         return hashlib.sha256(data).hexdigest()
-    picture = decode(source, max_pixels=max_pixels, channels=channels)
+    picture = decode(source, max_pixels=max_pixels, channels=channels, max_value=max_value)
     shape = "x".join(str(size) for size in picture.shape)
     return hashlib.sha256(shape.encode() + b":" + picture.numpy().tobytes()).hexdigest()

@@ -7,11 +7,12 @@ with the problems that were found; what makes a result meaningless is an error.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -33,12 +34,14 @@ from graft.data.items import (
 )
 from graft.data.scan import Progress, Scanned, max_pixels_of, scan_rows, set_aside
 from graft.data.table import TABLES, list_table
-from graft.data.validation import split_off
+from graft.data.validation import share_by_size, split_off
 from graft.errors import DataError, suggest
 from graft.recipe import DataSettings
-from graft.task import Task
+from graft.task import Kind, Task
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from graft.data.items import Source
 
 Data: TypeAlias = str | Path | Mapping[str, Any] | Sequence[Any]
@@ -54,7 +57,8 @@ def read_splits(
     """Read labelled data for training; see folder.py, table.py and arrays.py for its forms.
 
     Where the data brings no validation split and ``settings.validation`` > 0, that share of each
-    class is set aside by ``seed``. ``progress`` is called with (pictures read, all of them).
+    class is set aside by ``seed``. The data makes the task: see table.py and arrays.py for data with any
+    number of labels a picture. ``progress`` is called with (pictures read, all of them).
 
     Raises:
         DataError: no such data, no pictures, fewer than two classes, a class in val or test that
@@ -106,6 +110,7 @@ def read_labelled(
     """
     needs = () if _are_classes(data, task) else ("test", "val", "train")
     listing = _held_out(_list_labelled(data, settings, needs), data)
+    _check_kind(listing, task)
     good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     _check_known([each.row for each in good], task, "the model")
     items = _make_items(good, task, settings)
@@ -174,19 +179,24 @@ def _not_there(path: Path, text: str) -> DataError:
 def _make_task(data: Data, listing: Listing, good: Sequence[Scanned]) -> tuple[Task, tuple[Problem, ...]]:
     """The task from the classes that have a readable picture in train; the others are a problem."""
     train = [each.row for each in good if each.row.split in ("", "train")]
-    labels = order_labels(row.label for row in train if row.label is not None)
-    if len(labels) < 2:
-        raise DataError(_too_few(data, labels))
-    task = Task(labels)
+    labels = order_labels(label for row in train for label in row.labels or ())
+    if len(labels) < (1 if listing.kind == "multi-label" else 2):
+        raise DataError(_too_few(data, labels, listing.kind))
+    task = Task(labels, listing.kind)
     others = [each.row for each in good if each.row.split in ("val", "test")]
     _check_known(others, task, "the train split")
-    message = "{count} class(es) without a readable picture left out; add pictures or remove the folder."
+    where = "folder" if task.kind == "single-label" else "label"
+    message = (
+        f"{{count}} class(es) without a readable picture left out; add pictures or remove the {where}."
+    )
     empty = sorted(set(listing.classes) - set(labels))
     return task, (make_problem("empty-class", message, empty),) if empty else ()
 
 
-def _too_few(data: Data, labels: Sequence[str]) -> str:
+def _too_few(data: Data, labels: Sequence[str], kind: Kind) -> str:
     where = f" in {display(str(data))}" if isinstance(data, str | Path) else ""
+    if kind == "multi-label":
+        return f"No readable training picture{where} has a label; at least one with a label is needed."
     found = f"There is one class{where}, {labels[0]!r}" if labels else f"There is no class{where}"
     return (
         f"{found}; at least two classes with readable training pictures are needed, each in a "
@@ -194,40 +204,72 @@ def _too_few(data: Data, labels: Sequence[str]) -> str:
     )
 
 
+def _check_kind(listing: Listing, task: Task) -> None:
+    """Several labels for a model that tells one; one label for a model that tells several is a set."""
+    if listing.kind == "multi-label" and not task.multi_label:
+        raise DataError(
+            "The data gives each picture any number of labels, but the model tells exactly one; name data "
+            "with one label a picture, or train a model on data of this kind."
+        )
+
+
 def _check_known(rows: Sequence[Row], task: Task, whose: str) -> None:
     known = set(task.labels)
     unknown: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.label is not None and row.label not in known:
-            unknown[row.label].append(row)
+        for label in row.labels or ():
+            if label not in known:
+                unknown[label].append(row)
     if unknown:
         lines = [f"{label!r}: {len(of)} items, {of[0].where}" for label, of in unknown.items()]
         near = suggest(next(iter(unknown)), task.labels)
         raise DataError(
             f"{_count(unknown)} not known to {whose}:{show(lines)}\n"
             f"Known: {', '.join(map(repr, task.labels))}.{near} Rename or remove these items, or "
-            "train with them."
+            f"train with them.{_separator_hint(unknown, task)}"
         )
 
 
+def _separator_hint(unknown: Iterable[str], task: Task) -> str:
+    """For cells like "cat|dog" that were read as one label."""
+    parts = (part.strip() for label in unknown for part in re.split(r"[|;,/+]", label))
+    if not task.multi_label or not set(task.labels) & set(parts):
+        return ""
+    return (
+        " Where a cell names several labels, say what stands between them, as in --set data.separator='|'."
+    )
+
+
 def _make_items(scanned: Sequence[Scanned], task: Task | None, settings: DataSettings) -> Items:
-    number = {} if task is None else {label: i for i, label in enumerate(task.labels)}
-    targets = [number[str(each.row.label)] for each in scanned] if task is not None else None
     return Items(
         max_pixels=max_pixels_of(settings),
+        max_value=settings.max_value,
         sources=tuple(each.row.source for each in scanned),
         ids=tuple(each.row.id for each in scanned),
-        targets=None if targets is None else np.array(targets, dtype=np.int64),
+        targets=None if task is None else _targets([each.row for each in scanned], task),
         digests=tuple(each.digest for each in scanned),
     )
 
 
+def _targets(rows: Sequence[Row], task: Task) -> NDArray[np.integer[Any]]:
+    """int64 [N], or uint8 [N, C] of a multi-label task."""
+    number = {label: index for index, label in enumerate(task.labels)}
+    if not task.multi_label:
+        return np.array([number[label] for row in rows for label in row.labels or ()], dtype=np.int64)
+    targets = np.zeros((len(rows), task.classes), dtype=np.uint8)
+    for index, row in enumerate(rows):
+        targets[index, [number[label] for label in row.labels or ()]] = 1
+    return targets
+
+
 def _with_validation(
-    parts: dict[str, Items], task: Task, share: float, seed: int
+    parts: dict[str, Items], task: Task, share: float | Literal["auto"], seed: int
 ) -> tuple[dict[str, Items], tuple[Problem, ...]]:
+    train = parts["train"]
+    if share == "auto":
+        share = share_by_size(train, task.classes)
     if len(parts["val"]) or share == 0:
         return parts, ()
-    train = parts["train"]
     kept, taken, problems = split_off(train, task.labels, share, seed)
     return {**parts, "train": train.select(kept), "val": train.select(taken)}, problems
 

@@ -1,8 +1,13 @@
 """Reading a table: CSV, TSV, JSON lines or Parquet with a picture's path and a label in each row.
 
+Where a picture may have any number of labels, they stand in one cell with a separator between them
+("cat|dog", with ``data.separator``), in cells that are lists (JSON lines, Parquet), or in one column of
+zeros and ones for each label (``data.label`` names them all). A cell without labels then means none.
+
 Values are taken as they stand: "NA" is a label like any other, and an empty cell is an error that
-names its row. Paths are relative to the table's folder. A picture that does not exist is a bad item
-like an unreadable one (scan.py); whatever makes the table itself doubtful stops the run here.
+names its row (but see above). Paths are relative to the table's folder. A picture that does not exist
+is a bad item like an unreadable one (scan.py); whatever makes the table itself doubtful stops the run
+here.
 """
 
 from __future__ import annotations
@@ -15,11 +20,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.data.items import SPLIT_NAMES, Listing, Notes, Row, display, label_name, show
+from graft.data.items import (
+    SPLIT_NAMES,
+    Listing,
+    Notes,
+    Row,
+    display,
+    label_name,
+    named_classes,
+    show,
+    show_labels,
+)
 from graft.errors import DataError, suggest
 
 if TYPE_CHECKING:
     from graft.recipe import DataSettings
+    from graft.task import Kind
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
@@ -40,8 +56,22 @@ class _Record:
 @dataclass(frozen=True)
 class _Columns:
     image: str
-    label: str
+    labels: tuple[str, ...]  # one, or one for each class
     split: str | None
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How labels are written: the columns, what separates labels in a cell, whether cells are lists."""
+
+    columns: _Columns
+    separator: str | None
+    lists: bool
+
+    @property
+    def kind(self) -> Kind:
+        several = len(self.columns.labels) > 1 or self.separator is not None or self.lists
+        return "multi-label" if several else "single-label"
 
 
 def list_table(path: Path, settings: DataSettings) -> Listing:
@@ -49,17 +79,21 @@ def list_table(path: Path, settings: DataSettings) -> Listing:
 
     Raises:
         DataError: not readable as such a table; a column is missing; a path, label or split is
-            empty or not allowed; one picture has two labels. Names the rows.
+            empty or not allowed; one picture has other labels in another row. Names the rows.
     """
     names, records = _read(path)
     columns = _find_columns(path, names, settings)
-    rows = _rows(path, list(records), columns)
+    found = list(records)
+    lists = any(isinstance(record.cells.get(name), list) for record in found for name in columns.labels)
+    form = _Form(columns, settings.separator, lists)
+    rows = _rows(path, found, form)
     if not rows:
         raise DataError(f"The table {path} has no rows; one row for each picture was expected.")
     kept, notes = _without_repeats(path, rows)
-    classes = {row.label: None for row in kept if row.label and row.split in ("", "train")}
+    named = columns.labels if len(columns.labels) > 1 else ()
+    classes = dict.fromkeys([*map(label_name, named), *named_classes(kept)])
     kept.sort(key=lambda row: (row.split, row.id))
-    return Listing(tuple(kept), notes.problems(_MESSAGES), tuple(classes))
+    return Listing(tuple(kept), notes.problems(_MESSAGES), tuple(classes), form.kind)
 
 
 def _read(path: Path) -> tuple[list[str], Iterable[_Record]]:
@@ -155,14 +189,15 @@ def _parquet_rows(table: Any) -> Iterator[dict[str, Any]]:
 
 
 def _find_columns(path: Path, names: list[str], settings: DataSettings) -> _Columns:
-    for key, name in (("image", settings.image), ("label", settings.label)):
+    labels = (settings.label,) if isinstance(settings.label, str) else settings.label
+    for key, name in (("image", settings.image), *(("label", label) for label in labels)):
         if name not in names:
             raise _missing_column(path, key, name, names)
     if settings.split in names:
-        return _Columns(settings.image, settings.label, settings.split)
+        return _Columns(settings.image, labels, settings.split)
     if settings.split != type(settings)().split:  # asked for by name
         raise _missing_column(path, "split", settings.split, names)
-    return _Columns(settings.image, settings.label, None)
+    return _Columns(settings.image, labels, None)
 
 
 def _missing_column(path: Path, key: str, name: str, names: list[str]) -> DataError:
@@ -173,12 +208,12 @@ def _missing_column(path: Path, key: str, name: str, names: list[str]) -> DataEr
     )
 
 
-def _rows(path: Path, records: list[_Record], columns: _Columns) -> list[Row]:
+def _rows(path: Path, records: list[_Record], form: _Form) -> list[Row]:
     faults: list[str] = []
     rows: list[Row] = []
     for record in records:
         try:
-            rows.append(_row(path.parent, record, columns))
+            rows.append(_row(path.parent, record, form))
         except ValueError as fault:
             faults.append(f"{record.place}: {fault}")
     if faults:
@@ -189,17 +224,52 @@ def _rows(path: Path, records: list[_Record], columns: _Columns) -> list[Row]:
     return rows
 
 
-def _row(folder: Path, record: _Record, columns: _Columns) -> Row:
+def _row(folder: Path, record: _Record, form: _Form) -> Row:
     """Raises ValueError, in words, for a cell that cannot be used."""
+    columns = form.columns
     name = record.cells.get(columns.image)
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"{columns.image} is {name!r}; the path of a picture was expected")
     if "\0" in name:
         raise ValueError(f"{columns.image} is {name!r}; a path has no zero byte")
     source, shown = _locate(folder, name.strip())
-    label = read_label(record.cells.get(columns.label), columns.label)
+    labels = _labels(record.cells, form)
     split = "" if columns.split is None else _split(record.cells.get(columns.split), columns.split)
-    return Row(source, shown, label, split, record.place)
+    return Row(source, shown, labels, split, record.place)
+
+
+def _labels(cells: Mapping[str, Any], form: _Form) -> tuple[str, ...]:
+    names = form.columns.labels
+    if len(names) > 1:
+        return tuple(sorted(label_name(name) for name in names if _is_one(cells.get(name), name)))
+    cell = cells.get(names[0])
+    if form.kind == "single-label":
+        return (read_label(cell, names[0]),)
+    if names[0] not in cells:
+        raise ValueError(f"{names[0]} is missing; a list of labels, empty for none, was expected")
+    return tuple(sorted({read_label(part, names[0]) for part in _parts(cell, form.separator, names[0])}))
+
+
+def _parts(cell: Any, separator: str | None, name: str) -> list[Any]:
+    """The labels of one cell that may hold several, as they are written."""
+    if cell is None:
+        return []
+    if isinstance(cell, list):
+        return cell
+    if separator is None:
+        raise ValueError(f"{name} is {cell!r}; a list of labels, as in other rows, was expected")
+    return [part for part in cell.split(separator) if part.strip()] if isinstance(cell, str) else [cell]
+
+
+_TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+
+
+def _is_one(value: Any, name: str) -> bool:
+    """Whether a column's label applies: 0 or 1, also as 0.0, "1" or False."""
+    known = _TRUTH.get(str(value).strip().casefold())
+    if known is None:
+        raise ValueError(f"{name} is {value!r}; 0 or 1 was expected")
+    return known
 
 
 def read_label(value: Any, name: str = "label") -> str:
@@ -230,14 +300,15 @@ def _locate(folder: Path, name: str) -> tuple[Path, str]:
 
 
 def _without_repeats(path: Path, rows: list[Row]) -> tuple[list[Row], Notes]:
-    """Each picture once a split; the same picture with two labels is an error."""
+    """Each picture once a split; the same picture with other labels is an error."""
     first: dict[Any, Row] = {}
     labelled: dict[Any, Row] = {}
     notes, conflicts = Notes(), []
     for row in rows:
         known = labelled.setdefault(row.source, row)
-        if known.label != row.label:
-            conflicts.append(f"{row.id}: {known.label!r} in {known.place}, {row.label!r} in {row.place}")
+        if known.labels != row.labels:
+            one, other = (show_labels(each.labels or ()) for each in (known, row))
+            conflicts.append(f"{row.id}: {one} in {known.place}, {other} in {row.place}")
         elif (row.source, row.split) in first:
             again = first[row.source, row.split]
             notes.add("duplicate", f"{row.place}: {row.id}, first in {again.place}")

@@ -47,13 +47,13 @@ def preprocess(picture: Tensor, how: Preprocess) -> Tensor:
     return _normalise(plain.center_crop(_resize(picture, how), list(how.size)), how)
 
 
-def augment(picture: Tensor, how: Preprocess, preset: Preset, seed: int) -> Tensor:
+def augment(picture: Tensor, how: Preprocess, preset: Preset, seed: int, *, flip: bool = True) -> Tensor:
     """One random view, a function of ``seed`` alone: uint8 [K, H, W] -> float32 [K, h, w].
 
     ``none``: as ``preprocess``. ``light``: a random crop of 80-100 % of the area (of what the
     input's shape can show of the picture), and a horizontal flip. ``standard``: also rotation up to
     15°, a shift up to 10 %, and colour jitter. ``aggressive``: a crop of 35-100 %, flip,
-    RandAugment, and erasing of a random rectangle.
+    RandAugment, and erasing of a random rectangle. Without ``flip`` no view is mirrored.
     Colours are left alone where K is not 3. The global generator is left as it was.
 
     Raises:
@@ -62,7 +62,7 @@ def augment(picture: Tensor, how: Preprocess, preset: Preset, seed: int) -> Tens
     if preset == "none":
         return preprocess(picture, how)
     _check_channels(picture, how)
-    least, change, finish = _build(how, preset)
+    least, change, finish = _build(how, preset, flip)
     with _one_at_a_time, torch.random.fork_rng(devices=[]):
         # torch.manual_seed would start or reseed CUDA, too
         torch.default_generator.manual_seed(seed)
@@ -114,15 +114,15 @@ def _mode(how: Preprocess) -> InterpolationMode:
 
 
 @lru_cache(maxsize=64)
-def _build(how: Preprocess, preset: Preset) -> tuple[float, v2.Transform, v2.Transform]:
+def _build(how: Preprocess, preset: Preset, flip: bool) -> tuple[float, v2.Transform, v2.Transform]:
     """The least area of the crop, what changes uint8 pixels, and what changes normalised ones."""
-    flip, nothing = v2.RandomHorizontalFlip(), v2.Identity()
+    mirror, nothing = v2.RandomHorizontalFlip(p=0.5 if flip else 0.0), v2.Identity()
     if preset == "light":
-        return 0.8, flip, nothing
+        return 0.8, mirror, nothing
     if preset == "standard":
-        return 0.8, v2.Compose([flip, *_standard(how)]), nothing
+        return 0.8, v2.Compose([mirror, *_standard(how)]), nothing
     if preset == "aggressive":
-        return 0.35, v2.Compose([flip, _strong(how)]), v2.RandomErasing(p=0.25)
+        return 0.35, v2.Compose([mirror, _strong(how)]), v2.RandomErasing(p=0.25)
     raise DataError(f"There is no augmentation {preset!r}; there are none, light, standard and aggressive.")
 
 

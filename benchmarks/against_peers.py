@@ -1,0 +1,158 @@
+"""`graft train` as it comes beside what people use today: same backbone, same folder, in turn, in one run.
+
+    python benchmarks/against_peers.py --peers PYTHON [--cifar DIR] [--photos DIR] [--seeds 5] [--only NAME]
+
+PYTHON is that of an environment with fastai, transformers, accelerate, scikit-learn and timm (peers.py says
+what each does). Cases: scikit-learn's digits, 10 labels a class; with --cifar (a folder with train/CLASS
+and test/CLASS, 100 pictures a class) all its labels, and the first ten of each class; with --photos (a
+folder of class folders) half of it against the other half. Every seed runs everything in turn, each in a
+process of its own with two threads. Seconds go from the first look at the data to the last step of
+training; imports and the test part are left out (graft's look at the data before it plans is in). Nothing
+is chosen on a test part. Differences are paired by seed, with 95 % intervals (Student's t).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from graft.bundle import provenance
+from graft.demo import make_demo
+
+HERE = Path(__file__).parent
+WEIGHTS = HERE.parent / "src/graft/backbones/weights/resnet18-half-64"
+PEERS = (
+    "scikit-learn probe",
+    "courses' loop, frozen",
+    "courses' loop, two phases",
+    "fastai fine_tune(5)",
+    "fastai fine_tune(10)",
+    "Hugging Face Trainer",
+)
+AUTO, PROBE = "graft train (auto)", "graft train --strategy probe"
+SAME_EVERY_TIME = ("scikit-learn probe",)
+T_95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+Results = dict[str, list[dict[str, float]]]
+
+
+def make_cases(folder: Path, cifar: Path | None, photos: Path | None) -> dict[str, Path]:
+    """Each case as a folder with train/CLASS and test/CLASS."""
+    cases = {"digits, 10 a class": make_demo(folder / "digits").pictures}
+    if cifar is not None:
+        cases["cifar, 10 a class"] = take(cifar / "train", folder / "cifar10", slice(0, 10))
+        (folder / "cifar10" / "test").symlink_to((cifar / "test").resolve())
+        cases["cifar, 100 a class"] = cifar
+    if photos is not None:
+        cases["photographs, half"] = take(photos, folder / "photos", slice(0, None, 2))
+        take(photos, folder / "photos", slice(1, None, 2), part="test")
+    return cases
+
+
+def take(source: Path, out: Path, which: slice, *, part: str = "train") -> Path:
+    """Some of each class's files, by sorted name, as ``out``/``part``/CLASS."""
+    for label in sorted(path for path in source.iterdir() if path.is_dir()):
+        (out / part / label.name).mkdir(parents=True)
+        for file in sorted(label.iterdir())[which]:
+            shutil.copy(file, out / part / label.name)
+    return out
+
+
+def run_peer(python: str, peer: str, case: Path, seed: int) -> dict[str, float]:
+    words = [python, str(HERE / "peers.py"), peer, str(case / "train"), str(case / "test"), str(WEIGHTS)]
+    return _last_line([*words, "--seed", str(seed)])
+
+
+def run_graft(strategy: str, case: Path, seed: int) -> dict[str, float]:
+    return _last_line([sys.executable, str(HERE / "graft_worker.py"), str(case), strategy, str(seed)])
+
+
+def _last_line(words: list[str]) -> dict[str, float]:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{words}\n{done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def measure(case: Path, python: str, seeds: int, said: Any) -> Results:
+    """Everything on one case, in turn, seed by seed."""
+    results: Results = {}
+    for seed in range(seeds):
+        for peer in PEERS:
+            if seed and peer in SAME_EVERY_TIME:
+                results[peer].append(results[peer][0])
+                continue
+            results.setdefault(peer, []).append(run_peer(python, peer, case, seed))
+            said(seed, peer, results[peer][-1])
+        for name, strategy in ((AUTO, "auto"), (PROBE, "probe")):
+            results.setdefault(name, []).append(run_graft(strategy, case, seed))
+            said(seed, name, results[name][-1])
+    return results
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half the 95 % interval."""
+    if len(values) < 2:
+        return values[0], math.nan
+    return statistics.mean(values), T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(
+        len(values)
+    )
+
+
+def table(case: str, results: Results) -> str:
+    """One case as Markdown; differences are of graft train (auto) against each."""
+    auto = [100 * found["accuracy"] for found in results[AUTO]]
+    lines = [
+        f"## {case}",
+        "",
+        "| | accuracy %, mean ± sd | auto leads by (95 %) | auto's error over its | seconds, median |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, found in results.items():
+        shares = [100 * each["accuracy"] for each in found]
+        mean, spread = statistics.mean(shares), statistics.stdev(shares) if len(shares) > 1 else 0.0
+        lead, half = interval([ours - theirs for ours, theirs in zip(auto, shares, strict=True)])
+        seconds = statistics.median(each["seconds"] for each in found)
+        validating = statistics.median(each.get("validating", 0.0) for each in found)
+        clock = f"{seconds:.0f}" + (f" (its validation {validating:.0f})" if validating else "")
+        against = "" if name == AUTO else f"{lead:+.1f} ± {half:.1f}"
+        error = "" if name == AUTO else f"{(100 - statistics.mean(auto)) / (100 - mean):.2f}"
+        lines.append(f"| {name} | {mean:.1f} ± {spread:.1f} | {against} | {error} | {clock} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", required=True, help="python of the peers' environment")
+    parser.add_argument("--cifar", type=Path)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases with these words in their names")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    asked = parser.parse_args()
+    stored = asked.out / "against_peers.json"
+    whole: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {"cases": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, case in make_cases(Path(folder), asked.cifar, asked.photos).items():
+            if asked.only not in name:
+                continue
+            whole["cases"][name] = measure(
+                case, asked.peers, asked.seeds, lambda *words: print(*words, flush=True)
+            )
+            whole["versions"] = provenance()
+            stored.write_text(json.dumps(whole, indent=1) + "\n")
+            print(table(name, whole["cases"][name]), flush=True)
+    tables = [table(name, results) for name, results in whole["cases"].items()]
+    (asked.out / "against_peers.md").write_text("\n".join(tables))
+
+
+if __name__ == "__main__":
+    main()

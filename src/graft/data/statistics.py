@@ -1,0 +1,96 @@
+"""Mean and deviation of each channel over the training data.
+
+The statistics that pretrained weights bring are those of red, green and blue. Of other channels (infrared,
+depth, four fluorescences) they say nothing, and the data's own take their place.
+
+Shapes: N items, K channels.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graft.data.image import decode
+from graft.data.unreadable import UnreadableImage
+from graft.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from graft.backbones.contract import Preprocess
+    from graft.data.items import Items
+    from graft.recipe import DataSettings
+
+_LEVELS = np.arange(256) / 255
+_AT_ONCE = 64  # pictures decoded before the next ones are begun, so that few are in memory
+
+
+def prepare_for(preprocess: Preprocess, items: Items, settings: DataSettings) -> Preprocess:
+    """``preprocess`` as it is for training on ``items``: with the data's statistics where asked for.
+
+    ``settings.statistics``: "data" takes those of ``items``, "weights" leaves them, "auto" takes the
+    data's where there are not three channels. ``settings.max_value`` goes along, so that whoever predicts
+    later reads pictures in the same way.
+
+    Raises:
+        DataError: a picture can no longer be read.
+    """
+    preprocess = replace(preprocess, max_value=settings.max_value)
+    asked = settings.statistics
+    if asked == "weights" or (asked == "auto" and preprocess.channels == 3):
+        return preprocess
+    return with_statistics(preprocess, *channel_statistics(items, preprocess.channels))
+
+
+def with_statistics(preprocess: Preprocess, mean: tuple[float, ...], std: tuple[float, ...]) -> Preprocess:
+    """``preprocess`` with another mean and deviation a channel, on the scale 0-1.
+
+    Raises:
+        ValueError: not one of each for every channel, or a deviation that is not above zero.
+    """
+    if len(mean) != preprocess.channels or len(std) != preprocess.channels or not all(s > 0 for s in std):
+        raise ValueError(f"mean {mean} and std {std} for {preprocess.channels} channels")
+    return replace(preprocess, mean=tuple(mean), std=tuple(std))
+
+
+def channel_statistics(items: Items, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel over all pixels of all pictures, on the scale 0-1.
+
+    Exact, whatever the order: pixels are counted by their level. Pictures count by their size. A
+    channel that never varies gets the deviation 1, for there is nothing to scale.
+
+    Raises:
+        DataError: a picture can no longer be read, or there are none.
+    """
+    if not len(items):
+        raise DataError("There are no training pictures to take mean and deviation from.")
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(items), _AT_ONCE):
+            numbers = range(start, min(start + _AT_ONCE, len(items)))
+            for found in pool.map(lambda number: _levels(items, number, channels), numbers):
+                counts += found
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ _LEVELS
+    deviation = np.sqrt((share * (_LEVELS - mean[:, None]) ** 2).sum(axis=1))
+    constant = (counts > 0).sum(axis=1) == 1
+    return tuple(mean.tolist()), tuple(np.where(constant, 1.0, deviation).tolist())
+
+
+def _levels(items: Items, number: int, channels: int) -> NDArray[np.int64]:
+    """How many pixels of one picture have each of the 256 levels, [K, 256]."""
+    try:
+        picture = decode(
+            items.sources[number],
+            max_pixels=items.max_pixels,
+            channels=channels,
+            max_value=items.max_value,
+        )
+    except UnreadableImage as error:
+        raise DataError(f"{items.ids[number]} cannot be read any more: {error.reason}.") from None
+    return np.stack([np.bincount(band.ravel(), minlength=256) for band in picture.numpy()])

@@ -1,0 +1,334 @@
+"""What is measured on the labelled data before the strategy auto decides: one look through the backbone.
+
+A thousand training pictures at most pass the frozen network, as they are and mirrored, with the
+batch-norm statistics of the pretraining and with those of the pictures. Linear probes half-way and at the
+top then tell, out of fold, how much of the labels each depth knows. No test or validation item is looked
+at.
+
+Information is the share of the labels' uncertainty that a probe takes away: 1 - loss / entropy of the label
+frequencies; 0 is chance, 1 is certainty, and a bad probe can be below 0.
+
+Shapes: N items, D features (of one depth), C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from graft.backbones.contract import Backbone, Stage
+from graft.batchnorm import plain_norms
+from graft.data.dataset import Pictures
+from graft.data.items import Items, Splits
+from graft.inference import collect_statistics, forward_batches
+from graft.numerics import Numerics
+from graft.options import Frozen
+from graft.probe import Solution, held_out_losses, solve_head
+from graft.seeds import mix
+from graft.steps import STRENGTHS
+from graft.task import Task
+
+MOST, FEWEST_A_CLASS = 1000, 10  # items that are looked at, or more of many classes
+DEPTHS = 6  # that are probed
+CLEARLY = 0.1  # information by which the statistics of the pretraining must be ahead to stay
+Progress = Callable[[int, int], None]
+
+
+class Depth(Frozen):
+    """How much a probe on the pooled state after ``stage`` knows of the labels."""
+
+    stage: str
+    information: float
+    accuracy: float
+    """Accuracy out of fold, or macro mean average precision of a multi-label task."""
+
+
+class Mirrored(Frozen):
+    """What mirroring the pictures does to a probe that was trained on pictures as they are.
+
+    ``known``: its information about pictures as they are. ``kept``: the share of it that is left when they
+    are mirrored. ``t``: the mean increase of the out-of-fold loss, in standard errors (paired by item).
+    """
+
+    known: float
+    kept: float
+    t: float
+
+
+class Evidence(Frozen):
+    """All that was measured.
+
+    ``pretrained`` and ``adapted``: the top of the network with the batch-norm statistics of the
+    pretraining, and with those of the pictures (None where there is no batch-norm). ``middle``: half-way
+    up, with the statistics that are to be taken.
+    """
+
+    items: int
+    per_class: float
+    """Items of the median class."""
+    pretrained: Depth
+    adapted: Depth | None
+    middle: Depth
+    mirrored: Mirrored
+    rates: dict[float, float] | None = None
+    """Held-out loss (nats) after a short training at each body rate, where that was tried."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether to take the pictures' statistics: unless the pretraining's know clearly more.
+
+        A small lead of the pretraining's is lost as soon as the body moves.
+        """
+        return _adapts(self.pretrained, self.adapted)
+
+    @property
+    def top(self) -> Depth:
+        """The top of the network with the statistics that are to be taken."""
+        return self.adapted if self.adapted is not None and self.adapts else self.pretrained
+
+
+def measure_evidence(
+    backbone: Backbone, splits: Splits, numerics: Numerics, *, seed: int, progress: Progress | None = None
+) -> Evidence | None:
+    """Look at the training data through the backbone, which is not changed.
+
+    None where nothing can be told: every class has a single item. ``progress`` is called with (pictures
+    that passed, all that will).
+    """
+    items = _sample(splits.train, splits.task, seed)
+    has_norms = bool(plain_norms(backbone.trunk))
+    passes = _Passes(len(items) * (4 if has_norms else 2), progress)
+
+    def look() -> _Look:
+        return _Look(copy.deepcopy(backbone.trunk), backbone, items, splits.task, numerics, seed, passes)
+
+    kept = look()
+    pretrained, adapted = kept.probe(-1), None
+    if pretrained is None:
+        return None
+    if has_norms:
+        other = look()
+        other.adapt()
+        adapted = other.probe(-1)
+        if _adapts(pretrained, adapted):
+            kept = other
+    return Evidence(
+        items=len(splits.train),
+        per_class=_items_of_median_class(splits.train, splits.task),
+        pretrained=pretrained,
+        adapted=adapted,
+        middle=kept.probe(len(kept.states) // 2) or pretrained,
+        mirrored=kept.mirror(),
+    )
+
+
+def _adapts(pretrained: Depth, adapted: Depth | None) -> bool:
+    return adapted is not None and adapted.information >= pretrained.information - CLEARLY
+
+
+@dataclass
+class _Passes:
+    """How many pictures have passed the network, of how many."""
+
+    total: int
+    tell: Progress | None
+    done: int = 0
+
+    def add(self, count: int) -> None:
+        self.done += count
+        if self.tell is not None:
+            self.tell(self.done, self.total)
+
+
+@dataclass
+class _Look:
+    """A network of its own, and the items that are looked at through it."""
+
+    trunk: nn.Module
+    backbone: Backbone
+    items: Items
+    task: Task
+    numerics: Numerics
+    seed: int
+    passes: _Passes
+
+    @property
+    def pictures(self) -> Pictures:
+        return Pictures(self.items, self.backbone.preprocess)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.numerics.device)
+
+    @property
+    def targets(self) -> NDArray[np.integer[Any]]:
+        assert self.items.targets is not None
+        return self.items.targets
+
+    def adapt(self) -> None:
+        """Give the network the batch-norm statistics of the items."""
+        before = 0
+        for seen in collect_statistics(
+            self.trunk,
+            plain_norms(self.trunk),
+            self.pictures,
+            self.device,
+            seed=self.seed,
+            workers=self.numerics.workers,
+        ):
+            self.passes.add(seen - before)
+            before = seen
+
+    @cached_property
+    def states(self) -> list[Tensor]:
+        """The pooled state of the items at every depth, [N, D] each."""
+        return self._pass(self.trunk)
+
+    def probe(self, place: int) -> Depth | None:
+        """A probe at one depth; None where no item can be held out."""
+        found = self._solve(self.states[place])
+        if found.loss is None or found.score is None:
+            return None
+        information = 1 - found.loss / _uncertainty(self.targets)
+        name = _depths(self.backbone.stages)[place][0]
+        return Depth(stage=name, information=information, accuracy=found.score)
+
+    def mirror(self) -> Mirrored:
+        """What mirroring costs a probe on all depths together."""
+        plain, mirrored = torch.cat(self.states, 1), torch.cat(self._pass(_Mirror(self.trunk)), 1)
+        one, two = held_out_losses(
+            [plain, mirrored],
+            self.targets,
+            self.task.classes,
+            strength=self._solve(plain).strength,
+            seed=self.seed,
+            groups=self.items.digests,
+        )
+        uncertainty = _uncertainty(self.targets) * (self.task.classes if self.task.multi_label else 1)
+        known = 1 - float(one.mean()) / uncertainty
+        rises = two - one
+        error = float(rises.std()) / math.sqrt(len(rises))
+        return Mirrored(
+            kept=(1 - float(two.mean()) / uncertainty) / known if known > 0 else 0.0,
+            known=known,
+            t=float(rises.mean()) / error if error > 0 else 0.0,
+        )
+
+    def _solve(self, states: Tensor) -> Solution:
+        return solve_head(
+            states,
+            self.targets,
+            self.task.classes,
+            strengths=STRENGTHS[::2],  # decades are close enough to tell depths apart
+            seed=self.seed,
+            groups=self.items.digests,
+        )
+
+    def _pass(self, network: nn.Module) -> list[Tensor]:
+        """The pooled state after each depth, [N, D] each; of the top one the features."""
+        depths = _depths(self.backbone.stages)
+        parts: list[list[Tensor]] = [[] for _ in depths]
+        with watching(self.trunk, [entry for _, entry in depths[:-1]]) as seen:
+            for _, features in forward_batches(
+                network, self.pictures, self.device, workers=self.numerics.workers
+            ):
+                for place in range(len(depths) - 1):
+                    parts[place].append(seen.pop(place))
+                parts[-1].append(features)
+                self.passes.add(len(features))
+        return [torch.cat(part).clone() for part in parts]
+
+
+class _Mirror(nn.Module):
+    """A network that sees each picture mirrored."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        features: Tensor = self.network(pictures.flip(-1))
+        return features
+
+
+@contextmanager
+def watching(trunk: nn.Module, entries: Sequence[str]) -> Iterator[dict[int, Tensor]]:
+    """Inside, every forward pass leaves the pooled inputs [B, D] of ``entries``, by their place there."""
+    seen: dict[int, Tensor] = {}
+
+    def watch(place: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def look(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            seen.setdefault(place, pool(inputs[0]).float().cpu())  # a shared module: its first call
+
+        return look
+
+    hooks = [
+        trunk.get_submodule(name).register_forward_pre_hook(watch(place))
+        for place, name in enumerate(entries)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def pool(state: Tensor) -> Tensor:
+    """A state between two stages as one row an item: the mean over places, [B, …] -> [B, D].
+
+    Three dimensions are tokens [B, T, D]. Of four, channels come last where the two before are of equal
+    size and the last is not (as in Swin); else they come first.
+    """
+    if state.ndim == 2:
+        return state
+    if state.ndim == 3:
+        return state.mean(1)
+    height, width, last = state.shape[1:4]
+    return state.mean((1, 2)) if height == width != last else state.mean((2, 3))
+
+
+def _depths(stages: Sequence[Stage]) -> list[tuple[str, str]]:
+    """At most ``DEPTHS`` stages, evenly spread, each with the module whose input is its outcome.
+
+    The last is the top stage, whose outcome are the features. Stages whose outcome no single module takes
+    are passed over.
+    """
+    visible = [(below.name, above.entry) for below, above in pairwise(stages) if above.entry is not None]
+    wanted = min(DEPTHS - 1, len(visible))
+    places = sorted({round(each) for each in np.linspace(0, len(visible) - 1, wanted)}) if wanted else []
+    return [*(visible[place] for place in places), (stages[-1].name, "")]
+
+
+def _sample(items: Items, task: Task, seed: int) -> Items:
+    most = max(MOST, FEWEST_A_CLASS * task.classes)
+    if len(items) <= most:
+        return items
+    order = np.random.default_rng(mix(seed, "evidence")).permutation(len(items))
+    return items.select(sorted(order[:most].tolist()))
+
+
+def _uncertainty(targets: NDArray[np.integer[Any]]) -> float:
+    """Entropy of the labels' frequencies in nats; of a multi-label task, the mean over labels."""
+    if targets.ndim == 1:
+        shares = np.bincount(targets) / len(targets)
+        return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()) or 1.0
+    present = np.clip(targets.mean(axis=0), 1e-12, 1 - 1e-12)
+    return float(-(present * np.log(present) + (1 - present) * np.log(1 - present)).mean()) or 1.0
+
+
+def _items_of_median_class(items: Items, task: Task) -> float:
+    assert items.targets is not None
+    if task.multi_label:
+        return float(np.median(items.targets.sum(axis=0)))
+    return float(np.median(np.bincount(items.targets, minlength=task.classes)))

@@ -1,0 +1,226 @@
+"""What is kept: validation while training, and the choices in weight space after it.
+
+Shapes: N validation items, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graft import records
+from graft.averaging import average, interpolate
+from graft.calibration import calibrate
+from graft.errors import TrainingError
+from graft.inference import forward_batches
+from graft.leaders import Weights
+from graft.plan import Phase
+from graft.records import Record
+from graft.state import State
+from graft.steps import Calibrate, Select
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Weights that met the validation data: the cost of each item [N] by which they are judged.
+
+    The cost is the loss in nats, or the share of wrong decisions.
+    """
+
+    weights: Weights
+    costs: Tensor
+    loss: float
+    accuracy: float
+
+    def gain_over(self, other: Trial) -> tuple[float, float]:
+        """By how much the mean cost is lower, and the standard error of that (paired by item)."""
+        gains = other.costs - self.costs
+        error = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+        return float(gains.mean()), error
+
+    def beats(self, other: Trial) -> bool:
+        """Whether the gain is more than one standard error."""
+        gain, error = self.gain_over(other)
+        return gain > error
+
+
+def validate(run: State, phase: Phase) -> Record:
+    """Meet the validation data and move the position past this epoch, keeping the best weights."""
+    position = run.position
+    run.engine.share_buffers(run.model)
+    first = not position.validated
+    epoch = position.epoch if first else position.epoch + 1
+    scores, better = _scores(run), True
+    if scores is not None:
+        loss, accuracy = scores
+        by_loss = phase.train.select == "loss" or not math.isfinite(accuracy)
+        score = loss if by_loss or not math.isfinite(loss) else -accuracy
+        entry = {"score": score, "loss": loss, "accuracy": accuracy, "epoch": float(epoch)}
+        better = run.leaders.offer(entry, run.changing_values)
+    run.position = replace(
+        position,
+        epoch=epoch,
+        step=0,
+        loss_sum=0.0,
+        validated=True,
+        waited=0 if better else position.waited + 1,
+    )
+    return records.Validated(
+        phase=position.phase,
+        epoch=epoch,
+        step=epoch * phase.steps_per_epoch,
+        loss=scores[0] if scores else None,
+        accuracy=scores[1] if scores else None,
+        best=better,
+        train_loss=None if first or not position.step else position.loss_sum / position.step,
+    )
+
+
+def settle(run: State, phase: Phase) -> int | None:
+    """Load what a phase keeps; the epoch that it comes from, None where nothing could decide.
+
+    The best weights on the validation data; without such data the running average where there is one,
+    else the last. Where a choice among more candidates follows, they stay as they are until then.
+
+    Raises:
+        TrainingError: no validation loss of the phase was finite.
+    """
+    best = run.leaders.best
+    if best is None:
+        if run.splits.val is not None:
+            raise TrainingError(
+                f"The validation loss was not finite at any time of phase {phase.train.name!r}, so nothing "
+                "can be chosen. Begin a new run with a smaller rate (train.lr) or train.precision=fp32; if "
+                "that changes nothing, the backbone cannot compute on one of the validation pictures."
+            )
+        if run.average:
+            run.load_values(run.average)
+        return None
+    if not run.selects_next:
+        kept = run.leaders.weights[0]
+        if run.average:
+            kept = _choose(
+                _try_all(run, {"best": kept, "average": run.average}, phase.train.select)
+            ).weights
+        run.load_values(kept)
+    return int(best["epoch"])
+
+
+def select_phase(run: State, step: Select) -> Iterator[Record]:
+    """Try every candidate on the validation data, and load the winner."""
+    index = run.position.phase
+    yield records.Started(index, step.name, 1)
+    trials = _try_all(run, _candidates(run, step), step.score)
+    if len(run.leaders.weights) > 1:
+        trials["average of the best"] = _greedy_average(run, trials["best"], step)
+    winner = _choose(trials)
+    run.load_values(winner.weights)
+    best = run.leaders.best
+    assert best is not None
+    name = next(name for name, trial in trials.items() if trial is winner)
+    scores = {name: _describe(trial, trials["best"]) for name, trial in trials.items()}
+    told = {"winner": name, "by": step.score, "best_epoch": int(best["epoch"]), "candidates": scores}
+    run.position = replace(run.position, selected=told)
+    yield records.Selected(index, name, scores)
+    yield records.Finished(index, None, 0)
+
+
+def calibrate_phase(run: State, step: Calibrate) -> Iterator[Record]:
+    """Fit the temperature (and thresholds) on validation data; which label is ahead stays."""
+    index = run.position.phase
+    yield records.Started(index, step.name, 1)
+    logits, targets = validation_logits(run, tta=run.plan.tta)
+    _, found = calibrate(run.splits.task, logits, targets)
+    run.position = replace(run.position, calibrated=found.to_dict())
+    yield records.Calibrated(index, found.temperature, found.error_before, found.error_after)
+    yield records.Finished(index, None, 0)
+
+
+def validation_logits(run: State, *, tta: str = "none") -> tuple[Tensor, Tensor]:
+    """Logits [N, C] of the validation items, in every process, and their targets."""
+    val, engine = run.splits.val, run.engine
+    assert val is not None and val.targets is not None
+    parts = [
+        logits
+        for _, logits in forward_batches(
+            run.model,
+            run.pictures(val),
+            engine.device,
+            indices=engine.share(list(range(len(val)))),
+            workers=run.plan.numerics.workers,
+            tta=tta,
+        )
+    ]
+    return engine.gather_rows(torch.cat(parts).clone(), len(val)), torch.from_numpy(val.targets)
+
+
+def _scores(run: State) -> tuple[float, float] | None:
+    """Mean loss (nats) and headline score on the validation items; None where there are none."""
+    if run.splits.val is None:
+        return None
+    logits, targets = validation_logits(run)
+    task = run.splits.task
+    return float(task.losses(logits, targets).double().mean()), task.score(logits, targets)
+
+
+def _candidates(run: State, step: Select) -> dict[str, Weights]:
+    """What the last phase left, by name; the best checkpoint first."""
+    best = run.leaders.weights[0]
+    found = {"best": best, "last": run.changing_values()}
+    if run.average:
+        found["running average"] = {name: value.cpu() for name, value in run.average.items()}
+    start = run.start_values()
+    if start:
+        found["start"] = start
+        for alpha in step.alphas:
+            found[f"{100 * alpha:.0f} % of the way"] = interpolate(start, best, alpha)
+    return found
+
+
+def _try_all(run: State, candidates: dict[str, Weights], by: str) -> dict[str, Trial]:
+    return {name: _try(run, weights, by) for name, weights in candidates.items()}
+
+
+def _try(run: State, weights: Weights, by: str) -> Trial:
+    run.load_values(weights)
+    logits, targets = validation_logits(run, tta=run.plan.tta)
+    task = run.splits.task
+    losses = task.losses(logits, targets).double()
+    costs = losses
+    if by == "accuracy":
+        wrong = (task.decisions(logits) != targets).double()
+        costs = wrong if wrong.dim() == 1 else wrong.mean(1)
+    return Trial(weights, costs, float(losses.mean()), task.score(logits, targets))
+
+
+def _greedy_average(run: State, best: Trial, step: Select) -> Trial:
+    """Checkpoints, the best first, averaged as long as it helps (Wortsman et al., 2022)."""
+    taken, current = [best.weights], best
+    for weights in run.leaders.weights[1:]:
+        trial = _try(run, average([*taken, weights]), step.score)
+        if float(trial.costs.mean()) < float(current.costs.mean()):
+            taken, current = [*taken, weights], trial
+    return replace(current)
+
+
+def _choose(trials: dict[str, Trial]) -> Trial:
+    """The first, unless others beat it by more than one standard error: then the best of these."""
+    first = next(iter(trials.values()))
+    better = [trial for trial in trials.values() if math.isfinite(trial.loss) and trial.beats(first)]
+    return min(better, key=lambda trial: float(trial.costs.mean()), default=first)
+
+
+def _describe(trial: Trial, first: Trial) -> dict[str, Any]:
+    gain, error = trial.gain_over(first)
+    finite = math.isfinite(gain) and math.isfinite(error) and math.isfinite(trial.loss)
+    return {
+        "loss": trial.loss if math.isfinite(trial.loss) else None,
+        "accuracy": trial.accuracy,
+        "gain": gain if finite else None,
+        "gain_error": error if finite else None,
+    }

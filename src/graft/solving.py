@@ -1,0 +1,85 @@
+"""The solved head as a phase of training: features of all items in one pass, then the optimum.
+
+Shapes: N items, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from graft import records
+from graft.adaptation import adapt_statistics
+from graft.data.balance import class_weights
+from graft.data.items import Items
+from graft.errors import TrainingError
+from graft.inference import forward_batches
+from graft.model import set_linear_head
+from graft.probe import solve_head
+from graft.records import Record
+from graft.state import State
+from graft.steps import Solve
+
+
+def solve_phase(run: State, step: Solve) -> Iterator[Record]:
+    """Solve the head on the trunk as it is now, and put it in.
+
+    Raises:
+        TrainingError: features that are not finite.
+    """
+    engine, index = run.engine, run.position.phase
+    yield records.Started(index, step.name, 1)
+    yield from adapt_statistics(run, step.adapt)
+    items, task = run.splits.train, run.splits.task
+    features = yield from _features(run, items)
+    assert items.targets is not None
+    _refuse_nonfinite(features, run)
+    solution = solve_head(
+        features,
+        items.targets,
+        task.classes,
+        strengths=step.strengths,
+        folds=step.folds,
+        seed=run.plan.seed,
+        groups=items.digests,
+        class_weights=class_weights(items.targets, task.classes)
+        if step.class_weights == "balanced"
+        else None,
+    )
+    weight, bias = engine.broadcast(solution.weight), engine.broadcast(solution.bias)
+    set_linear_head(run.model, weight, bias)
+    found = {"strength": solution.strength, "loss": solution.loss, "accuracy": solution.score}
+    run.position = replace(run.position, solved=found)
+    yield records.Solved(index, solution.strength, solution.loss, solution.score, len(solution.path))
+    yield records.Finished(index, None, 0)
+
+
+def _features(run: State, items: Items) -> Generator[Record, None, Tensor]:
+    """Trunk outputs [N, D] of all items, each process taking its share."""
+    engine = run.engine
+    mine = engine.share(list(range(len(items))))
+    parts, done = [], 0
+    for _, outputs in forward_batches(
+        run.model.trunk,
+        run.pictures(items),
+        engine.device,
+        indices=mine,
+        workers=run.plan.numerics.workers,
+    ):
+        parts.append(outputs)
+        done += len(outputs) * engine.processes
+        yield records.Extracted(run.position.phase, min(done, len(items)), len(items))
+    return engine.gather_rows(torch.cat(parts).clone(), len(items))
+
+
+def _refuse_nonfinite(features: Tensor, run: State) -> None:
+    broken = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        ids = ", ".join(run.splits.train.ids[item] for item in broken[:8])
+        raise TrainingError(
+            f"The backbone gives features that are not finite for {len(broken)} of {len(features)} "
+            f"pictures ({ids}); its weights or its preprocessing are not right for them."
+        )

@@ -1,0 +1,207 @@
+"""One optimiser step, and the optimiser that takes it.
+
+Everything random in a step (dropout, mixing) is drawn from generators that are seeded by (seed, phase,
+step, process).
+
+Shapes: B pictures in this process's part of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graft.averaging import update_average
+from graft.checkpoint import load_optimizer
+from graft.data.balance import class_weights
+from graft.engine import seeded
+from graft.errors import TrainingError
+from graft.mixing import mix_batch
+from graft.plan import Phase
+from graft.schedule import cycle_momentum, rate_factor
+from graft.seeds import mix
+from graft.state import State
+from graft.surgery import undecayed
+
+_STATE_KEYS = {
+    "adamw": {"step", "exp_avg", "exp_avg_sq"},
+    "adam": {"step", "exp_avg", "exp_avg_sq"},
+    "sgd": {"momentum_buffer"},
+}
+
+
+@dataclass
+class Stepper:
+    """What a phase steps with: the wrapped network, its optimiser, and what the loss and pulls need.
+
+    ``weights``: of the classes in the loss, [C], or None. ``anchors``: pairs of a parameter and the
+    pretrained value that it is pulled to, with the place of its optimiser group.
+    """
+
+    run: State
+    phase: Phase
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    weights: Tensor | None
+    anchors: list[tuple[int, Tensor, Tensor]]
+
+    def step(self, batch: list[int], tensors: Tensor, targets: Tensor) -> float:
+        """One step on this process's part [B, …] of ``batch``; returns the whole batch's mean loss.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite.
+        """
+        run, train = self.run, self.phase.train
+        number = run.position.epoch * self.phase.steps_per_epoch + run.position.step
+        self._set_rates(number)
+        with seeded(mix(run.plan.seed, run.position.phase, number, run.engine.rank), run.engine.device):
+            loss = self._backward(batch, tensors, targets)
+        self._refuse_nonfinite(loss, "loss", batch)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(trained, train.clip or math.inf))
+        self._refuse_nonfinite(norm, "gradient norm", batch)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._pull()
+        if train.ema:
+            update_average(run.average, run.moving_values(), train.ema, number + 1)
+        return loss
+
+    def _set_rates(self, number: int) -> None:
+        train, steps, warmup = self.phase.train, self.phase.steps, self.phase.warmup_steps
+        factor = rate_factor(
+            number,
+            steps=steps,
+            warmup=warmup,
+            schedule=train.schedule,
+            drop_every=train.drop_epochs * self.phase.steps_per_epoch,
+            drop_factor=train.drop_factor,
+        )
+        for group, planned in zip(self.optimizer.param_groups, self.phase.groups, strict=True):
+            group["lr"] = planned.rate * factor
+            if train.schedule == "one-cycle":
+                momentum = cycle_momentum(number, steps=steps, warmup=warmup)
+                group |= {"momentum": momentum} if "momentum" in group else {"betas": (momentum, 0.999)}
+
+    def _backward(self, batch: list[int], tensors: Tensor, targets: Tensor) -> float:
+        """Gradients of the whole batch's mean loss, in parts where so asked; the loss."""
+        engine, train = self.run.engine, self.phase.train
+        tensors, targets = tensors.to(engine.device), targets.to(engine.device)
+        if train.mixup or train.cutmix:
+            rows = self.run.splits.task.target_rows(targets)
+            tensors, targets = mix_batch(tensors, rows, mixup=train.mixup, cutmix=train.cutmix)
+        total = torch.zeros((), device=engine.device)
+        parts = list(zip(tensors.chunk(train.accumulate), targets.chunk(train.accumulate), strict=True))
+        for number, (pictures, truth) in enumerate(parts, start=1):
+            pictures = pictures.contiguous(memory_format=torch.channels_last)
+            with engine.gather_only_if(number == len(parts), self.network):
+                with engine.autocast():
+                    logits = self.network(pictures)
+                losses = self.run.splits.task.losses(
+                    logits,
+                    truth,
+                    smoothing=train.label_smoothing,
+                    weights=self.weights,
+                    gamma=train.focal,
+                )
+                # DDP averages gradients over processes; this makes them those of the whole batch.
+                share = losses.sum() / len(batch)
+                engine.accelerator.backward(share * engine.processes)
+                total += share.detach()
+        return float(engine.total(total))
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """L2-SP, apart from the gradient as AdamW has its decay: a share of the way back to the start."""
+        for place, parameter, start in self.anchors:
+            rate = self.optimizer.param_groups[place]["lr"]
+            parameter.lerp_(start, min(1.0, rate * self.phase.train.l2sp))
+
+    def _refuse_nonfinite(self, value: float, what: str, batch: list[int]) -> None:
+        if math.isfinite(value):
+            return
+        run, train = self.run, self.phase.train
+        ids = [run.splits.train.ids[item] for item in batch]
+        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+        fastest = max([train.rates.head, *train.rates.stages.values()])
+        raise TrainingError(
+            f"The {what} is {value} in phase {train.name!r}, epoch {run.position.epoch + 1}, "
+            f"step {run.position.step + 1} of the epoch. The batch: {', '.join(ids[:8])}{more}. "
+            "Begin a new run with a smaller rate "
+            f"(train.lr; the largest rate was {fastest:g}), train.precision=fp32 or train.clip=1.0."
+        )
+
+
+@contextmanager
+def stepper_for(run: State, phase: Phase) -> Iterator[Stepper]:
+    """A stepper for the phase: freezes what rests, and gives the optimiser what it knew before."""
+    trained = {name for group in phase.groups for name in group.parameters}
+    for name, parameter in run.model.named_parameters():
+        parameter.requires_grad_(name in trained)
+        parameter.grad = None
+    # Frozen before it is wrapped: processes exchange the gradients of what trains, and of nothing else.
+    network = run.engine.wrap(run.model)
+    optimizer = run.optimizer = _make_optimizer(run, phase)
+    yield Stepper(run, phase, network, optimizer, _class_weights(run, phase), _anchors(run, phase))
+    run.keep_optimizer()
+    run.engine.accelerator.free_memory()
+
+
+def _make_optimizer(run: State, phase: Phase) -> torch.optim.Optimizer:
+    """The phase's optimiser, with the state of parameters that trained before."""
+    parameters = dict(run.model.named_parameters())
+    groups = [
+        {
+            "params": [parameters[name] for name in group.parameters],
+            "lr": group.rate,
+            "weight_decay": group.weight_decay,
+        }
+        for group in phase.groups
+    ]
+    fused = run.engine.device.type in ("cpu", "cuda")
+    optimizer = _new_optimizer(phase.train.optimizer, groups, fused=fused)
+    kinds = {name.partition("::")[0] for name in run.optimizer_state}
+    if not kinds <= _STATE_KEYS[phase.train.optimizer]:
+        run.optimizer_state = {}  # of another kind; beside this one's it would spoil a checkpoint
+    load_optimizer(optimizer, run.optimizer_state, parameters)
+    if phase.train.optimizer == "sgd" and optimizer.state:
+        # The fused kernel takes a momentum for every parameter or for none; none is as good as zero.
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+    return optimizer
+
+
+def _new_optimizer(name: str, groups: list[dict[str, Any]], *, fused: bool) -> torch.optim.Optimizer:
+    """One kernel for all parameters of a group where the device has one (``fused``)."""
+    if name == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=fused)
+    return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups, fused=fused)
+
+
+def _class_weights(run: State, phase: Phase) -> Tensor | None:
+    if phase.train.class_weights == "none":
+        return None
+    targets = run.splits.train.targets
+    assert targets is not None
+    return class_weights(targets, run.splits.task.classes).to(run.engine.device)
+
+
+def _anchors(run: State, phase: Phase) -> list[tuple[int, Tensor, Tensor]]:
+    """What L2-SP pulls: the body's weights that would decay, each with its pretrained value."""
+    if not phase.train.l2sp:
+        return []
+    parameters = dict(run.model.named_parameters())
+    start = dict(run.backbone.trunk.named_parameters())
+    spared = undecayed(run.model)
+    return [
+        (place, parameters[name], start[name.removeprefix("trunk.")].detach().to(run.engine.device))
+        for place, group in enumerate(phase.groups)
+        for name in group.parameters
+        if name.startswith("trunk.") and name not in spared
+    ]

@@ -1,0 +1,185 @@
+"""The named strategies: plain functions that turn what was asked into steps.
+
+Register one of your own with ``register_strategy``. A strategy knows stage names, the size of the data
+and what was measured on it, never the data or the weights themselves. What the recipe sets is put over
+the strategy's own values here, in one place, so that no strategy can forget it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from graft.errors import RecipeError, suggest
+from graft.options import options_set
+from graft.schedule import count_warmup, parse_warmup, steps_in_epoch
+from graft.steps import Calibrate, Select, Solve, Step, Train, stages_with
+from graft.strategies import named, thawing
+from graft.strategies.asking import Ask
+from graft.strategies.auto import choose
+
+__all__ = [
+    "Ask",
+    "Strategy",
+    "plan_steps",
+    "register_strategy",
+    "split_name",
+    "strategy_names",
+    "strategy_table",
+]
+
+Strategy = Callable[[Ask, str], tuple[Step, ...]]
+"""A function of what is asked and the text after the strategy's colon ("" without one)."""
+
+_STRATEGIES: dict[str, Strategy] = {
+    "auto": choose,
+    "probe": named.probe_head,
+    "partial": named.partial,
+    "full": named.full,
+    "two-phase": named.two_phase,
+    "gradual": thawing.gradual,
+    "progressive": thawing.progressive,
+    "middle": named.middle,
+    "first-only": named.first_only,
+    "stages": named.stages,
+    "layer-decay": named.layer_decay,
+    "scratch": named.scratch,
+}
+_PLAIN = frozenset({"auto", "progressive", "first-only", "scratch"})
+
+
+def plan_steps(ask: Ask) -> tuple[Step, ...]:
+    """The steps of the recipe's strategy, with what the recipe sets put over the strategy's own values.
+
+    Raises:
+        RecipeError: no such strategy, a wrong parameter, a head that cannot start as asked, or settings
+            that do not fit the phases or each other.
+    """
+    recipe = ask.recipe
+    name, parameter = split_name(recipe.strategy)
+    if recipe.head_init == "solved" and not ask.solvable:
+        why = "only a linear head" if ask.pretrained else "with random weights no head"
+        raise RecipeError(
+            f"head_init = 'solved': {why} can be solved; take head_init=random or leave it out."
+        )
+    if recipe.thaw is not None and name != "gradual":
+        raise RecipeError(f"thaw is a table for the strategy gradual; the strategy here is {name}.")
+    steps = _STRATEGIES[name](ask, parameter)
+    _check_numbers(ask, steps)
+    steps = tuple(
+        _with_options(ask, step, number) if isinstance(step, Train) else step
+        for number, step in enumerate(steps, start=1)
+    )
+    return *_with_adaptation(ask, steps), *_conclusion(ask, steps)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """``partial:2`` -> ("partial", "2").
+
+    Raises:
+        RecipeError: no strategy has this name, or it takes no parameter.
+    """
+    name, colon, parameter = text.partition(":")
+    if name not in _STRATEGIES:
+        raise RecipeError(
+            f"There is no strategy {name!r}.{suggest(name, _STRATEGIES)} "
+            f"The strategies are: {', '.join(sorted(_STRATEGIES))}."
+        )
+    if colon and name in _PLAIN:
+        raise RecipeError(f"The strategy {name!r} takes no parameter, but {text!r} has one.")
+    return name, parameter
+
+
+def register_strategy(name: str, strategy: Strategy) -> None:
+    """Make ``strategy`` available under ``name`` (which must be new and without a colon)."""
+    if ":" in name or name in _STRATEGIES:
+        raise RecipeError(f"The strategy name {name!r} is taken or contains a colon.")
+    _STRATEGIES[name] = strategy
+
+
+def strategy_names() -> tuple[str, ...]:
+    return tuple(sorted(_STRATEGIES))
+
+
+def strategy_table() -> dict[str, str]:
+    """Each strategy's name and what it does, in one line."""
+    return {name: (strategy.__doc__ or "").strip().split("\n")[0] for name, strategy in _STRATEGIES.items()}
+
+
+def _with_adaptation(ask: Ask, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Statistics that any phase wants adapted are adapted before the first step, which rests on them."""
+    wishes = [step.batchnorm for step in steps if isinstance(step, Train)]
+    if "batchnorm" in ask.recipe.train.model_fields_set:
+        wishes.append(ask.recipe.train.batchnorm)
+    wanted = {stage for wish in wishes for stage in stages_with(wish, "adaptive", ask.stages)}
+    adapt = tuple(stage for stage in ask.stages if stage in wanted)
+    if not adapt or not steps or not isinstance(steps[0], Solve | Train):
+        return steps
+    return steps[0].model_copy(update={"adapt": adapt}), *steps[1:]
+
+
+def _check_numbers(ask: Ask, steps: tuple[Step, ...]) -> None:
+    """Raises RecipeError where ``phase.N`` names no phase of gradient steps."""
+    training = [number for number, step in enumerate(steps, start=1) if isinstance(step, Train)]
+    for number in ask.recipe.phase:
+        if number not in training:
+            which = ", ".join(map(str, training)) or "none"
+            raise RecipeError(
+                f"phase.{number}: the strategy {ask.recipe.strategy} has no such phase of gradient steps; "
+                f"it has: {which}."
+            )
+
+
+def _with_options(ask: Ask, step: Train, number: int) -> Train:
+    """The phase with what the recipe sets for all phases, then for this one."""
+    own = ask.recipe.phase.get(number)
+    given = options_set(ask.recipe.train, *([own] if own is not None else []))
+    if own is not None and own.epochs is not None:
+        given["epochs"] = own.epochs
+    try:
+        phase = Train.model_validate(step.model_dump() | given)
+    except ValidationError as error:
+        raise RecipeError(f"phase {number}: {error.errors()[0]['msg']}.") from None
+    _check_phase(ask, phase, number)
+    return phase
+
+
+def _check_phase(ask: Ask, phase: Train, number: int) -> None:
+    where = f"phase {number} ({phase.name})"
+    amount, unit = parse_warmup(phase.warmup)
+    try:
+        if ask.items is not None:
+            per_epoch = steps_in_epoch(ask.items, phase.batch_size)
+            count_warmup(phase.warmup, epochs=phase.epochs, per_epoch=per_epoch)
+        elif unit == "epochs" and amount >= phase.epochs:
+            raise ValueError(f"the phase has {phase.epochs} epochs; a shorter warm-up was expected")
+    except ValueError as error:
+        raise RecipeError(f"train.warmup = {phase.warmup!r} in {where}: {error}.") from None
+    if isinstance(phase.batchnorm, dict):
+        for stage in phase.batchnorm:
+            if stage not in ask.stages:
+                ask.require_stage(stage, "train.batchnorm")
+                raise RecipeError(f"train.batchnorm: {stage!r} is a pattern; name each stage.")
+    mixing = [name for name in ("mixup", "cutmix") if getattr(phase, name)]
+    if mixing and phase.focal:
+        raise RecipeError(
+            f"train.{mixing[0]} with train.focal in {where}: the focal loss is not defined for mixed "
+            "labels; leave one of them out."
+        )
+    if mixing and phase.batch_size == 1:
+        raise RecipeError(f"train.{mixing[0]} in {where}: a batch of one picture has none to mix it with.")
+
+
+def _conclusion(ask: Ask, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """What is chosen and calibrated on validation data, where there is any."""
+    last, final = steps[-1], ask.recipe.final
+    if not ask.validates or any(isinstance(step, Select) for step in steps):
+        return ()
+    made: list[Step] = []
+    if isinstance(last, Train):
+        alphas = Select().alphas if final.interpolate and ask.pretrained else ()
+        made.append(Select(score=last.select, checkpoints=final.checkpoints, alphas=alphas))
+    if isinstance(last, Solve | Train) and final.calibrate:
+        made.append(Calibrate())
+    return tuple(made)

@@ -1,0 +1,171 @@
+"""What a strategy may know, and the values that it builds its steps with.
+
+The rates are those of the field for pictures: a pretrained body moves at 1e-5 to 1e-4, a random head at
+1e-3, a solved head at three times the body's rate (after LP-FT, Kumar et al., 2022: a solved head lets
+the body move little). The floor on the number of steps follows BiT (Kolesnikov et al., 2020), which
+takes 500 on small data. What the recipe says about rates wins over every strategy, and is applied here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from graft.errors import RecipeError, suggest
+from graft.recipe import Recipe
+from graft.schedule import geometric_rates
+from graft.steps import Rates, Solve, Train
+
+if TYPE_CHECKING:
+    from graft.evidence import Evidence
+
+BODY_RATE, EARLY_FACTOR = 1e-4, 0.1
+RANDOM_HEAD_RATE, SOLVED_HEAD_FACTOR = 1e-3, 3.0
+ALONE_HEAD_RATE = 1e-2  # a random head trained alone, before the body moves
+FEWEST_STEPS, MOST_EPOCHS = 500, 40
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a strategy may know: the recipe, the stages from input to top, and the data's size.
+
+    ``validates``: whether there is validation data. ``evidence``: what was measured on the data, where
+    the strategy decides by it. ``items``: how many there are to train on; None where a recipe is checked
+    before any data is read, and ``steps_per_epoch`` then stands for nothing.
+    """
+
+    recipe: Recipe
+    stages: tuple[str, ...]
+    steps_per_epoch: int
+    pretrained: bool
+    validates: bool = True
+    evidence: Evidence | None = None
+    items: int | None = None
+
+    @property
+    def solvable(self) -> bool:
+        """Whether the head can be solved: it is linear, and its features mean something."""
+        return self.recipe.head == "linear" and self.pretrained
+
+    @property
+    def solve_head(self) -> bool:
+        """Whether the head starts solved, as asked or wherever it can be."""
+        wish = self.recipe.head_init
+        return self.solvable if wish == "auto" else wish == "solved"
+
+    def epochs(self, least: int = 10, *, steps: int = FEWEST_STEPS, most: int = MOST_EPOCHS) -> int:
+        """The recipe's epochs, else at least ``least`` and about ``steps`` steps, within ``most``."""
+        if self.recipe.epochs is not None:
+            return self.recipe.epochs
+        return max(least, min(most, math.ceil(steps / self.steps_per_epoch)))
+
+    def solve(self, name: str = "head") -> Solve:
+        return Solve(name=name, class_weights=self.recipe.train.class_weights)
+
+    def start(self) -> tuple[Solve, ...]:
+        """The head solved first, or nothing where it starts random."""
+        return (self.solve(),) if self.solve_head else ()
+
+    def head_phase(self, rate: float, *, epochs: int, name: str = "head", **options: Any) -> Train:
+        """The head trained alone, by steps."""
+        rates = Rates(head=self.recipe.train.head_lr or self._table(()).get("head") or rate)
+        return self._phase(name, rates, epochs, options)
+
+    def phase(
+        self,
+        name: str,
+        rates: Mapping[str, float],
+        *,
+        head: float | None = None,
+        epochs: int | None = None,
+        solved: bool | None = None,
+        **options: Any,
+    ) -> Train:
+        """A phase in which stages move at ``rates`` (by stage, lowest first), unless the recipe differs.
+
+        ``head``: its rate; by default three times that of the topmost stage where the head was solved,
+        else that of a random head. ``options``: what the strategy sets of ``PhaseOptions``.
+
+        Raises:
+            RecipeError: the recipe's table of rates leaves a stage out or names one twice.
+        """
+        resolved = self._rates(rates, head, self.solve_head if solved is None else solved)
+        return self._phase(name, resolved, self.epochs() if epochs is None else epochs, options)
+
+    def find_stages(self, text: str, where: str) -> tuple[str, ...]:
+        """The stages that a comma-separated list of names and patterns means, in network order.
+
+        Raises:
+            RecipeError: a name that no stage has.
+        """
+        wanted = [part.strip() for part in text.split(",") if part.strip()]
+        for part in wanted:
+            self.require_stage(part, where)
+        return tuple(name for name in self.stages if any(fnmatchcase(name, part) for part in wanted))
+
+    def require_stage(self, pattern: str, where: str) -> None:
+        """Raises RecipeError where no stage has this name or fits this pattern."""
+        if not any(fnmatchcase(name, pattern) for name in self.stages):
+            raise RecipeError(
+                f"{where}: this backbone has no stage {pattern!r}.{suggest(pattern, self.stages)} "
+                f"Its stages, from input to top: {', '.join(self.stages)}."
+            )
+
+    def _phase(self, name: str, rates: Rates, epochs: int, options: dict[str, Any]) -> Train:
+        batchnorm = "frozen" if self.pretrained else "train"
+        start = {"name": name, "rates": rates, "epochs": epochs, "batchnorm": batchnorm}
+        return Train.model_validate(start | options)
+
+    def _rates(self, planned: Mapping[str, float], head: float | None, solved: bool) -> Rates:
+        wish, stages = self.recipe.train, list(planned)
+        table = self._table(stages)
+        if table:
+            moving = {stage: table[stage] for stage in stages}
+        else:
+            top = planned[stages[-1]]
+            factor = 1.0 if wish.lr is None else wish.lr / top
+            head = None if head is None else head * factor
+            moving = dict(zip(stages, self._graded(planned, factor), strict=True))
+        fastest = moving[stages[-1]]
+        own = fastest * SOLVED_HEAD_FACTOR if solved else max(RANDOM_HEAD_RATE, fastest)
+        return Rates(head=wish.head_lr or table.get("head") or head or own, stages=moving)
+
+    def _graded(self, planned: Mapping[str, float], factor: float) -> list[float]:
+        """The planned rates, scaled; or as the recipe grades them, from the topmost stage's."""
+        wish, rates = self.recipe.train, [rate * factor for rate in planned.values()]
+        lowest = wish.lowest_lr
+        if wish.layer_decay is not None:
+            lowest = rates[-1] * wish.layer_decay ** (len(rates) - 1)
+        return rates if lowest is None else geometric_rates(lowest, rates[-1], len(rates))
+
+    def _table(self, stages: Sequence[str]) -> dict[str, float]:
+        """The recipe's own rates of ``stages`` and the head, each named exactly once."""
+        table = self.recipe.train.rates or {}
+        for pattern in table:
+            if pattern != "head":
+                self.require_stage(pattern, "train.rates")
+        found = {"head": table["head"]} if "head" in table else {}
+        for stage in stages if table else ():
+            fitting = [pattern for pattern in table if pattern != "head" and fnmatchcase(stage, pattern)]
+            if not fitting:
+                raise RecipeError(f"train.rates: the stage {stage!r} trains, but no entry covers it.")
+            if len(fitting) > 1:
+                both = " and ".join(map(repr, fitting))
+                raise RecipeError(
+                    f"train.rates: the entries {both} overlap: both cover the stage {stage!r}."
+                )
+            found[stage] = table[fitting[0]]
+        return found
+
+
+def flat(stages: Sequence[str], rate: float = BODY_RATE) -> dict[str, float]:
+    """The same rate for every stage."""
+    return dict.fromkeys(stages, rate)
+
+
+def graded(stages: Sequence[str], lowest: float, top: float) -> dict[str, float]:
+    """Rates from ``lowest`` to ``top``, geometric between."""
+    return dict(zip(stages, geometric_rates(lowest, top, len(stages)), strict=True))

@@ -1,0 +1,137 @@
+"""The strategies with a name, each a function of what is asked and the text after its colon.
+
+The docstrings are what ``graft strategies`` prints.
+"""
+
+from __future__ import annotations
+
+from graft.errors import RecipeError
+from graft.steps import Step
+from graft.strategies.asking import (
+    ALONE_HEAD_RATE,
+    BODY_RATE,
+    EARLY_FACTOR,
+    RANDOM_HEAD_RATE,
+    Ask,
+    flat,
+    graded,
+)
+
+SCRATCH_RATE, SCRATCH_STEPS, SCRATCH_MOST_EPOCHS = 1e-3, 1500, 120
+DECAY = 0.75  # of the rate from layer to layer (BEiT, MAE and their kin take 0.65 to 0.9)
+MIDDLE_FACTOR = 3.0  # of the usual rate, for the stages above the frozen ones
+
+
+def probe_head(ask: Ask, parameter: str) -> tuple[Step, ...]:
+    """The backbone frozen, the head solved; probe:steps trains it on augmented views, as courses do."""
+    if parameter not in ("", "steps"):
+        raise RecipeError(f"probe:{parameter}: probe solves the head, probe:steps trains it by steps.")
+    if ask.solve_head and not parameter:
+        return (ask.solve("probe"),)
+    return (ask.head_phase(RANDOM_HEAD_RATE, name="probe", epochs=ask.epochs()),)
+
+
+def partial(ask: Ask, parameter: str) -> tuple[Step, ...]:
+    """The head and the last K stages: partial:2."""
+    count = whole_number(parameter or "1", "partial", most=len(ask.stages))
+    return *ask.start(), ask.phase(f"last {count}", flat(ask.stages[-count:]))
+
+
+def full(ask: Ask, parameter: str) -> tuple[Step, ...]:
+    """All stages, early ones at a tenth of the late ones' rate; full:1e-4: one rate for everything."""
+    if not parameter:
+        return *ask.start(), ask.phase(
+            "all stages", graded(ask.stages, BODY_RATE * EARLY_FACTOR, BODY_RATE)
+        )
+    rate = positive(parameter, "full")
+    return *ask.start(), ask.phase("all stages", flat(ask.stages, rate), head=rate)
+
+
+def two_phase(ask: Ask, parameter: str) -> tuple[Step, ...]:
+    """The head first (solved, or 5 epochs where it starts random), then all; :discriminative as in full."""
+    if parameter not in ("", "discriminative"):
+        raise RecipeError(f"two-phase:{parameter}: two-phase or two-phase:discriminative was expected.")
+    lowest = BODY_RATE * (EARLY_FACTOR if parameter else 1.0)
+    whole = ask.phase("all stages", graded(ask.stages, lowest, BODY_RATE))
+    if ask.solve_head:
+        return ask.solve(), whole
+    return ask.head_phase(ALONE_HEAD_RATE, epochs=5), whole
+
+
+def middle(ask: Ask, parameter: str) -> tuple[Step, ...]:
+    """Early stages frozen, the rest at three times the usual rate; middle:layer2 says where it begins."""
+    names = ask.stages
+    if len(names) < 2:
+        raise RecipeError("middle: this backbone has one stage only, so nothing can stay frozen below.")
+    first = names[len(names) // 2]
+    if parameter:
+        if parameter not in names:
+            ask.require_stage(parameter, f"middle:{parameter}")
+        first = ask.find_stages(parameter, "middle")[0]
+    moving = names[names.index(first) :]
+    if len(moving) == len(names):
+        raise RecipeError(f"middle:{parameter}: this is the first stage, so nothing would stay frozen.")
+    rates = flat(moving, BODY_RATE * MIDDLE_FACTOR)
+    return *ask.start(), ask.phase(f"from {first}", rates)
+
+
+def first_only(ask: Ask, _: str) -> tuple[Step, ...]:
+    """Only the first stage and the head: for pictures that differ in their pixels (Lee et al., 2023)."""
+    return *ask.start(), ask.phase(f"{ask.stages[0]} only", flat(ask.stages[:1]))
+
+
+def stages(ask: Ask, parameter: str) -> tuple[Step, ...]:
+    """Any set of stages, by names or patterns: stages:layer1,layer3 (surgical fine-tuning)."""
+    chosen = ask.find_stages(parameter, "stages")
+    if not chosen:
+        raise RecipeError(
+            f"stages: names of stages were expected, as in stages:{ask.stages[-1]}; without one nothing "
+            "but the head would train, which is the strategy probe."
+        )
+    return *ask.start(), ask.phase(", ".join(chosen), flat(chosen))
+
+
+def layer_decay(ask: Ask, parameter: str) -> tuple[Step, ...]:
+    """All stages, the rate falling by a factor per layer from the top: layer-decay:0.75."""
+    factor = positive(parameter or str(DECAY), "layer-decay")
+    if factor > 1:
+        raise RecipeError(f"layer-decay:{parameter}: a factor above 0 and up to 1 was expected.")
+    lowest = BODY_RATE * factor ** (len(ask.stages) - 1)
+    return *ask.start(), ask.phase("all stages", graded(ask.stages, lowest, BODY_RATE))
+
+
+def scratch(ask: Ask, _: str) -> tuple[Step, ...]:
+    """The same network from random weights, longer and with stronger augmentation."""
+    epochs = ask.epochs(30, steps=SCRATCH_STEPS, most=SCRATCH_MOST_EPOCHS)
+    rates = flat(ask.stages, SCRATCH_RATE)
+    return (
+        ask.phase(
+            "from scratch",
+            rates,
+            head=SCRATCH_RATE,
+            epochs=epochs,
+            weight_decay=0.05,
+            augmentation="standard",
+        ),
+    )
+
+
+def whole_number(text: str, name: str, *, most: int) -> int:
+    """A number of stages from 1 to ``most``; RecipeError, in words, for anything else."""
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise RecipeError(
+            f"{name}:{text}: the number of stages to train must be a whole number from 1 to {most}, "
+            f"the number of stages of this backbone, as in {name}:2."
+        )
+    return int(text)
+
+
+def positive(text: str, name: str) -> float:
+    """A number above zero; RecipeError, in words, for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise RecipeError(f"{name}:{text}: a number above zero was expected, as in {name}:0.001.")
+    return value

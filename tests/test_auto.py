@@ -1,0 +1,167 @@
+"""The rules of auto: what follows from which evidence, and that the plan does and says it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import graft
+from graft.evidence import Depth, Evidence, Mirrored
+from graft.rate_trial import try_rates
+from graft.recipe import read_recipe
+from graft.steps import Solve, Train
+from graft.strategies import Ask, plan_steps
+from graft.strategies.auto import HABITS, decide, rates_to_try
+from small import make_tiny
+from test_evidence import coloured
+
+STAGES = ("stem", "middle", "top")
+
+
+def evidence(
+    top: float = 0.5,
+    middle: float = 0.3,
+    *,
+    pretrained: float | None = None,
+    known: float = 0.6,
+    kept: float = 1.0,
+    t: float = 0.0,
+) -> Evidence:
+    def depth(information: float) -> Depth:
+        return Depth(stage="middle", information=information, accuracy=0.5)
+
+    return Evidence(
+        items=100,
+        per_class=10,
+        pretrained=depth(top if pretrained is None else pretrained),
+        adapted=None if pretrained is None else depth(top),
+        middle=depth(middle),
+        mirrored=Mirrored(known=known, kept=kept, t=t),
+    )
+
+
+def planned(found: Evidence | None, *, pretrained: bool = True, per_epoch: int = 4, **settings: Any) -> Any:
+    ask = Ask(read_recipe(**settings), STAGES, per_epoch, pretrained, validates=False, evidence=found)
+    return plan_steps(ask)
+
+
+@pytest.mark.parametrize(
+    ("top", "middle", "domain"),
+    [
+        (0.5, 0.3, "near"),
+        (0.5, 0.5, "between"),
+        (0.5, 0.7, "between"),
+        (0.05, 0.0, "far"),
+        (-0.3, 0.4, "far"),
+    ],
+)
+def test_the_domain_follows_from_what_the_depths_know(top: float, middle: float, domain: Any) -> None:
+    decision = decide(evidence(top, middle))
+    assert decision.domain == domain
+    solve, train = planned(evidence(top, middle))
+    assert isinstance(solve, Solve)
+    assert isinstance(train, Train)
+    rate, augmentation, steps = HABITS[domain]
+    assert set(train.rates.stages.values()) == {rate}
+    assert train.rates.head == pytest.approx(3 * rate)
+    assert train.augmentation == augmentation
+    assert train.epochs * 4 >= steps
+
+
+def test_far_domains_move_faster_and_longer_than_near_ones() -> None:
+    assert HABITS["near"][0] < HABITS["between"][0] < HABITS["far"][0]
+    assert HABITS["near"][2] <= HABITS["far"][2]
+
+
+@pytest.mark.parametrize(
+    ("mirrored", "flips"),
+    [
+        ({}, True),
+        ({"kept": 0.5, "t": 1.0}, True),  # it may be chance
+        ({"kept": 0.97, "t": 8.0}, True),  # certain, but small
+        ({"kept": 0.5, "t": 8.0}, False),
+        ({"known": 0.05}, False),  # nothing can be told
+    ],
+)
+def test_pictures_are_mirrored_only_where_that_keeps_their_labels(mirrored: Any, flips: bool) -> None:
+    found = evidence(**mirrored)
+    assert decide(found).flips == flips
+    assert planned(found)[-1].flip == flips
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "top", "adapts"),
+    [(0.2, 0.5, True), (0.55, 0.5, True), (0.7, 0.5, False), (None, 0.5, False)],
+)
+def test_statistics_of_the_pictures_unless_the_others_know_clearly_more(
+    pretrained: float | None, top: float, adapts: bool
+) -> None:
+    found = evidence(top, pretrained=pretrained)
+    assert decide(found).adapts == adapts
+    solve, train = planned(found)
+    assert solve.adapt == (STAGES if adapts else ())
+    assert train.batchnorm == ("adaptive" if adapts else "frozen")
+
+
+def test_a_far_domain_takes_its_own_statistics() -> None:
+    assert decide(evidence(-0.2, pretrained=0.05)).adapts
+    assert not decide(evidence(-0.2)).adapts
+
+
+def test_what_the_recipe_sets_wins() -> None:
+    train = planned(
+        evidence(pretrained=0.1), train__lr=1e-5, train__flip=False, train__batchnorm="frozen", epochs=3
+    )[-1]
+    assert set(train.rates.stages.values()) == {1e-5}
+    assert (train.flip, train.batchnorm, train.epochs) == (False, "frozen", 3)
+
+
+def test_random_weights_are_trained_from_scratch_and_nothing_measured_is_gentle() -> None:
+    assert planned(None, pretrained=False)[0].name == "from scratch"
+    train = planned(None)[-1]
+    assert train.flip is False
+    assert train.rates.stages["top"] == HABITS["near"][0]
+
+
+def test_small_data_trains_on_all_labels_and_the_plan_gives_its_reasons() -> None:
+    backbone = make_tiny()
+    recipe = read_recipe(strategy="auto", device="cpu", backbone="tiny/net")
+    splits = coloured(12)
+    found = graft.measure(recipe, backbone, splits)
+    plan = graft.make_plan(recipe, backbone, splits, found)
+    assert [phase.kind for phase in plan.phases] == ["solve", "phase"]
+    assert plan.tta in ("zoom", "flip+zoom")
+    text = " ".join(plan.notes)
+    for words in ("Batch-norm statistics", "from the pretraining", "mirrored", "All labels train"):
+        assert words in text
+
+
+def test_auto_is_the_default() -> None:
+    assert read_recipe().strategy == "auto"
+
+
+@pytest.mark.parametrize(
+    ("top", "per_class", "tries"),
+    [(0.5, 40.0, True), (0.5, 10.0, False), (0.9, 40.0, False), (0.05, 40.0, False)],
+)
+def test_rates_are_tried_only_where_features_cannot_decide_and_labels_can(
+    top: float, per_class: float, tries: bool
+) -> None:
+    found = evidence(top, 0.5).model_copy(update={"per_class": per_class})
+    assert bool(rates_to_try(found)) == tries
+
+
+def test_the_rate_with_the_lower_loss_is_taken_and_said() -> None:
+    found = evidence(0.5, 0.5).model_copy(update={"rates": {3e-4: 1.5, 1e-3: 0.7}})
+    assert set(planned(found)[-1].rates.stages.values()) == {1e-3}
+    assert any("tried" in reason for reason in decide(found).reasons)
+
+
+def test_trying_rates_trains_on_four_fifths_and_measures_on_the_rest() -> None:
+    """A rate of nothing leaves the start; a good one learns; one that destroys is worse, or left out."""
+    backbone, splits = make_tiny(), coloured(40)
+    recipe = read_recipe(device="cpu", backbone="tiny/net", train__precision="fp32", head_init="random")
+    losses = try_rates(recipe, backbone, splits, evidence(0.5, 0.5), (1e-12, 1e-2, 1e6))
+    assert losses[1e-2] < losses[1e-12]
+    assert losses.get(1e6, 1e9) > losses[1e-2]
