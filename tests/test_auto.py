@@ -13,6 +13,7 @@ from graft.recipe import read_recipe
 from graft.steps import Solve, Train
 from graft.strategies import Ask, plan_steps
 from graft.strategies.auto import HABITS, decide, rates_to_try
+from graft.training import fit
 from small import make_tiny
 from test_evidence import coloured
 
@@ -131,7 +132,7 @@ def test_small_data_trains_on_all_labels_and_the_plan_gives_its_reasons() -> Non
     found = graft.measure(recipe, backbone, splits)
     plan = graft.make_plan(recipe, backbone, splits, found)
     assert [phase.kind for phase in plan.phases] == ["solve", "phase"]
-    assert plan.tta in ("zoom", "flip+zoom")
+    assert plan.tta == ("flip+zoom" if decide(found).flips else "zoom")
     text = " ".join(plan.notes)
     for words in ("Batch-norm statistics", "from the pretraining", "mirrored", "All labels train"):
         assert words in text
@@ -155,7 +156,7 @@ def test_rates_are_tried_only_where_features_cannot_decide_and_labels_can(
 def test_the_rate_with_the_lower_loss_is_taken_and_said() -> None:
     found = evidence(0.5, 0.5).model_copy(update={"rates": {3e-4: 1.5, 1e-3: 0.7}})
     assert set(planned(found)[-1].rates.stages.values()) == {1e-3}
-    assert any("tried" in reason for reason in decide(found).reasons)
+    assert any("tried" in words for _, words in decide(found).reasons)
 
 
 def test_trying_rates_trains_on_four_fifths_and_measures_on_the_rest() -> None:
@@ -165,3 +166,58 @@ def test_trying_rates_trains_on_four_fifths_and_measures_on_the_rest() -> None:
     losses = try_rates(recipe, backbone, splits, evidence(0.5, 0.5), (1e-12, 1e-2, 1e6))
     assert losses[1e-2] < losses[1e-12]
     assert losses.get(1e6, 1e9) > losses[1e-2]
+
+
+def test_a_trial_is_short_on_any_amount_of_data_and_under_any_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the recipe says of single phases and of a long warm-up is not for a trial."""
+    monkeypatch.setattr("graft.rate_trial.STEPS", 3)
+    seen: list[int] = []
+
+    def count(backbone: Any, splits: Any, plan: Any) -> Any:
+        seen.append(sum(phase.steps for phase in plan.phases if phase.kind == "phase"))
+        return fit(backbone, splits, plan)
+
+    monkeypatch.setattr("graft.rate_trial.fit", count)
+    recipe = read_recipe(
+        device="cpu",
+        backbone="tiny/net",
+        train__precision="fp32",
+        train__batch_size=4,
+        train__warmup="5 epochs",
+        epochs=40,
+        settings=["phase.2.epochs=30"],
+    )
+    try_rates(recipe, make_tiny(), coloured(40), evidence(0.5, 0.5), (1e-3,))
+    assert seen and max(seen) <= 3
+
+
+def plan_of(**settings: Any) -> Any:
+    recipe = read_recipe(strategy="auto", device="cpu", backbone="tiny/net", **settings)
+    return graft.make_plan(recipe, make_tiny(), coloured(12), evidence(pretrained=0.2))
+
+
+def test_whoever_forbids_mirroring_gets_no_mirrored_prediction() -> None:
+    assert plan_of().tta == "flip+zoom"
+    assert plan_of(train__flip=False).tta == "zoom"
+    assert plan_of(final__tta="none").tta == "none"
+
+
+def test_reasons_are_given_only_for_what_auto_decided() -> None:
+    def notes(**settings: Any) -> str:
+        return " ".join(plan_of(**settings).notes)
+
+    for words, setting in (
+        ("Batch-norm statistics", {"train__batchnorm": "frozen"}),
+        ("so the body moves", {"train__lr": 1e-5}),
+        ("mirrored", {"train__flip": False}),
+    ):
+        assert words in notes()
+        assert words not in notes(**setting)
+
+
+def test_a_random_head_alone_sees_what_auto_decided() -> None:
+    found = evidence(kept=0.5, t=8.0, top=0.5, middle=0.5)
+    alone, whole = planned(found, head="mlp")
+    assert (alone.flip, alone.augmentation) == (whole.flip, whole.augmentation) == (False, "standard")

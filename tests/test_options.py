@@ -20,7 +20,7 @@ def test_only_what_was_set_is_handed_on_and_the_later_wins() -> None:
 
 def test_null_is_a_value_only_where_it_means_something() -> None:
     given = PhaseOptions.model_validate(dict.fromkeys(PhaseOptions.model_fields))
-    assert given.model_fields_set == {"clip", "patience"}
+    assert given.model_fields_set == {"clip", "drop_path", "patience"}
     assert given.clip is None
     assert given.batch_size == 32
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.backbones import load_backbone
+from graft.backbones import from_module, load_backbone
 from graft.backbones.contract import Backbone
 from graft.data import read_splits
 from graft.data.items import Splits
@@ -320,3 +320,49 @@ def test_settings_that_a_solved_probe_never_looks_at_are_named(backbone: Backbon
     )
     notes = make_plan(recipe, backbone, splits).notes
     assert notes == ("Set, but of no effect here: data.validation, epochs, train.batch_size.",)
+
+
+@pytest.mark.parametrize("word", ["adaptive", "train"])
+def test_statistics_of_a_network_without_batch_norm_cannot_move(word: str) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()),
+        torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+        torch.nn.Linear(8, 2),
+    )
+    backbone = from_module(network, preprocess=make_tiny().preprocess)
+    with pytest.raises(RecipeError, match="has no batch-norm"):
+        check(read_recipe(device="cpu", strategy="full", train__batchnorm=word), backbone)
+
+
+def test_what_has_no_effect_is_said() -> None:
+    settings = {"final__checkpoints": 5, "train__drop_epochs": 3, "head_hidden": 9}
+    splits = replace(small_splits(4), val=None)
+    (note,) = (
+        note
+        for note in plan_for(TINY["pretrained"], splits, strategy="full", **settings).notes
+        if "no effect" in note
+    )
+    for name in ("final.checkpoints", "train.drop_epochs", "head_hidden"):
+        assert name in note
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"strategy": "full", "train__rates": {"*": 1e-4, "stem": 1e-5}}, "overlap"),
+        ({"strategy": "partial:1", "train__rates": {"top": 1e-4, "stem": 1e-5}}, "'stem' never trains"),
+        ({"strategy": "partial:1", "train__batchnorm": {"stem": "train"}}, "'stem' never trains"),
+        ({"strategy": "full:1e-4", "train__lr": 1e-3}, "both say the rate"),
+        ({"strategy": "layer-decay:0.8", "train__layer_decay": 0.5}, "both say the factor"),
+        ({"strategy": "gradual:2+stem", "epochs": 4}, "too few to thaw"),
+        ({"train__mixup": 0.2, "train__batch_size": 1}, "one picture of a batch"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        check(read_recipe(device="cpu", **settings), TINY["pretrained"])
+
+
+def test_the_rate_of_a_head_that_trains_alone_is_trains_lr() -> None:
+    (phase,) = phases_of(plan_for(TINY["pretrained"], strategy="probe:steps", train__lr=0.02))
+    assert phase.train.rates.head == 0.02

@@ -197,12 +197,10 @@ def test_gains_are_over_the_best_checkpoint(splits: Splits) -> None:
 def test_the_winners_weights_are_kept_and_beat_the_best_clearly_or_are_it(
     splits: Splits, select: str
 ) -> None:
-    winners = set()
     for lr in (3e-3, 3e-2, 0.3):
         _, trained, _ = run_to_the_end(splits, train__lr=lr, train__select=select, train__ema=0.7)
         assert trained.selected is not None
         winner = trained.selected["winner"]
-        winners.add(winner)
         told = trained.selected["candidates"][winner]
         assert loss_with(splits, trained, {}) == pytest.approx(told["loss"], rel=1e-5)
         assert winner == "best" or told["gain"] > told["gain_error"]
@@ -210,7 +208,6 @@ def test_the_winners_weights_are_kept_and_beat_the_best_clearly_or_are_it(
             assert not any(
                 each["gain"] > each["gain_error"] for each in trained.selected["candidates"].values()
             )
-    assert winners
 
 
 def test_a_blend_wins_where_the_end_went_too_far(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ OVERRIDES: dict[str, Any] = {
     "drop_path": 0.1,
     "augmentation": "standard",
     "flip": False,
-    "batchnorm": {"stem": "train", "top": "adaptive"},
+    "batchnorm": {"stem": "adaptive", "top": "adaptive"},
     "patience": 3,
     "select": "accuracy",
 }
@@ -169,7 +169,7 @@ def test_a_wish_of_one_phase_is_fulfilled_before_the_first() -> None:
 
 
 def test_stages_whose_statistics_follow_are_those_that_train() -> None:
-    (phase,) = phases_of(strategy="partial:2", train__batchnorm={"middle": "train", "stem": "train"})
+    (phase,) = phases_of(strategy="partial:2", train__batchnorm={"middle": "train", "stem": "adaptive"})
     assert phase.following == ("middle",)
     (phase,) = phases_of(strategy="partial:2", train__batchnorm="train")
     assert phase.following == ("middle", "top")
@@ -222,7 +222,6 @@ def test_the_choice_is_as_asked() -> None:
         ({"train__batchnorm": {"t*": "train"}}, "train.batchnorm: 't.' is a pattern; name each stage"),
         ({"train__mixup": 0.2, "train__focal": 2.0}, "train.mixup with train.focal in phase 2"),
         ({"train__cutmix": 0.2, "phase": {"2": {"focal": 1.0}}}, "train.cutmix with train.focal"),
-        ({"train__mixup": 0.2, "train__batch_size": 1}, "a batch of one picture"),
     ],
     ids=str,
 )

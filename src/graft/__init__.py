@@ -5,11 +5,12 @@
     bundle = graft.train("photos/", backbone="torchvision/resnet50")
     bundle.predict("new/")
 
-The same in six steps, each a plain value that can be looked at before the next:
+The same in steps, each a plain value that can be looked at before the next:
 
     recipe = graft.read_recipe(data__path="photos/", backbone="torchvision/resnet50")
     backbone = graft.load_backbone(recipe)
     splits = graft.read_splits(recipe, backbone)
+    backbone = graft.fit_preprocess(backbone, recipe, splits)
     evidence = graft.measure(recipe, backbone, splits)
     plan = graft.make_plan(recipe, backbone, splits, evidence)
     trained = graft.fit(backbone, splits, plan)

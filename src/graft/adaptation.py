@@ -26,6 +26,7 @@ def adapt_statistics(run: State, stages: Sequence[str]) -> Iterator[Record]:
     todo = [stage for stage in run.backbone.stages if stage.name in stages and stage.name not in done]
     norms = plain_norms(run.model.trunk, {leaf for stage in todo for leaf in stage.modules})
     if norms:
+        yield records.Started(run.position.phase, "batch-norm statistics", len(items))
         passing = collect_statistics(
             run.model.trunk,
             norms,

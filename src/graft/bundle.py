@@ -38,7 +38,7 @@ from graft.recipe import DataSettings
 from graft.seeds import mix
 from graft.task import Task
 
-FORMAT = 1
+FORMAT = 2  # 2: temperature, thresholds and views belong to what a prediction is
 MANIFEST = "graft.json"
 WEIGHTS, GOLDEN = "weights.safetensors", "golden.safetensors"
 GOLDEN_TOLERANCE = 1e-3  # absolute and relative; other machines round differently

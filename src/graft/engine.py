@@ -89,6 +89,16 @@ class Engine:
         sent: Tensor = broadcast(values.to(self.device)).cpu()
         return sent
 
+    def share_text(self, text: str) -> str:
+        """The main process's text, on every process."""
+        if self.processes == 1:
+            return text
+        own = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        size = int(self.broadcast(torch.tensor([len(own)])))
+        sent = torch.zeros(size, dtype=torch.uint8)
+        sent[: len(own)] = own[:size]
+        return bytes(self.broadcast(sent).tolist()).decode()
+
     def share_buffers(self, model: nn.Module) -> None:
         """The main process's buffers for all: batch-norm statistics that train differ by process."""
         if self.processes > 1:

@@ -68,8 +68,9 @@ class PhaseOptions(Frozen):
     """A rectangle of one picture covers another, its share from Beta(a, a) (Yun et al., 2019)."""
     ema: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Decay of a running average of the weights, which stands for choice at the end; 0: none."""
-    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Stochastic depth (Huang et al., 2016): chance to skip the last block, falling to 0 at the first."""
+    drop_path: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Stochastic depth (Huang et al., 2016): chance to skip the last block, less for those before it; None:
+    as the network's library builds it."""
     augmentation: Literal["none", "light", "standard", "aggressive"] = "light"
     """Preset of random changes to training pictures."""
     flip: bool = True

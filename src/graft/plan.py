@@ -17,6 +17,7 @@ from torch import nn
 
 from graft.backbones import state_digest
 from graft.backbones.contract import Backbone
+from graft.batchnorm import plain_norms
 from graft.data.items import Items, Splits
 from graft.errors import DataError, RecipeError
 from graft.model import Head, Model
@@ -26,7 +27,7 @@ from graft.recipe import Recipe
 from graft.schedule import count_warmup, steps_in_epoch
 from graft.steps import Calibrate, Select, Solve, Step, Train
 from graft.stochastic_depth import droppable
-from graft.strategies import Ask, plan_steps, split_name
+from graft.strategies import Ask, decides_by_evidence, plan_steps, split_name
 from graft.strategies.auto import decide
 from graft.surgery import undecayed
 
@@ -37,10 +38,10 @@ VERSION = 2
 STEPS_DROPOUT = 0.2  # of a head trained by steps on a frozen backbone, as the courses have it
 
 
-_LAST_KEPT = "There is no validation data: the last weights are kept, whatever they are worth."
+_NO_VALIDATION = "There is no validation data: {} kept, whatever that is worth."
 _ALL_TRAIN = (
     "All labels train: with fewer than 150 in the median class, a part set aside would decide little and "
-    "cost accuracy. The rates end at zero and the last weights are kept; probabilities are not calibrated."
+    "cost accuracy. So {} kept, and probabilities are not calibrated."
 )
 
 
@@ -136,6 +137,7 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
     resolve_device(recipe.device)
     steps = plan_steps(_ask(recipe, backbone))
     _check_drop_path(steps, backbone)
+    _check_batchnorm(recipe, backbone)
     _check_batches(steps)
     if split_name(recipe.strategy)[0] == "scratch" and backbone.source.pretrained:
         raise RecipeError(
@@ -160,7 +162,7 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evid
 
     Raises:
         RecipeError: as :func:`check`.
-        DataError: fewer training pictures than processes.
+        DataError: fewer pictures to train or to validate on than processes.
     """
     check(recipe, backbone)
     numerics = resolve_numerics(recipe)
@@ -175,6 +177,10 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evid
         smallest = items // steps_in_epoch(items, step.batch_size) if isinstance(step, Train) else items
         if smallest < numerics.processes:
             raise DataError(f"{items} training pictures are too few for {numerics.processes} processes.")
+    if splits.val is not None and len(splits.val) < numerics.processes:
+        raise DataError(
+            f"{len(splits.val)} validation pictures are too few for {numerics.processes} processes."
+        )
     return Plan(
         strategy=recipe.strategy,
         seed=recipe.seed,
@@ -191,8 +197,8 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evid
         ),
         phases=tuple(_resolve(step, names, items) if isinstance(step, Train) else step for step in steps),
         numerics=numerics,
-        tta=recipe.final.tta or _tta(ask),
-        notes=tuple(_notes(ask, splits, backbone)),
+        tta=recipe.final.tta or _tta(ask, steps),
+        notes=tuple(_notes(ask, steps, splits, backbone)),
     )
 
 
@@ -256,12 +262,22 @@ def _ask(
     )
 
 
-def _tta(ask: Ask) -> Views:
+def _tta(ask: Ask, steps: Iterable[Step]) -> Views:
     """Auto looks closer, too, and at the mirror image where that was measured to keep its label."""
-    measured = split_name(ask.recipe.strategy)[0] == "auto" and ask.evidence is not None
-    if not measured:
+    if not decides_by_evidence(ask.recipe) or ask.evidence is None:
         return "none"
-    return "flip+zoom" if decide(ask.evidence).flips else "zoom"
+    mirrors = all(step.flip for step in steps if isinstance(step, Train))
+    return "flip+zoom" if mirrors and decide(ask.evidence).flips else "zoom"
+
+
+def _check_batchnorm(recipe: Recipe, backbone: Backbone) -> None:
+    """Raises RecipeError where statistics are to move and there are none."""
+    asked = [each.batchnorm for each in (recipe.train, *recipe.phase.values())]
+    words = {word for each in asked for word in ([each] if isinstance(each, str) else each.values())}
+    if words - {"frozen"} and not plain_norms(backbone.trunk):
+        raise RecipeError(
+            f"train.batchnorm: {backbone.source.id} has no batch-norm with statistics; leave it out."
+        )
 
 
 def _check_drop_path(steps: Iterable[Step], backbone: Backbone) -> None:
@@ -272,12 +288,18 @@ def _check_drop_path(steps: Iterable[Step], backbone: Backbone) -> None:
 
 
 def _check_batches(steps: Iterable[Step]) -> None:
-    for step in steps:
-        parts = step.accumulate * world_size() if isinstance(step, Train) else 0
-        if isinstance(step, Train) and step.batch_size < parts:
+    processes = world_size()
+    for step in (each for each in steps if isinstance(each, Train)):
+        parts = step.accumulate * processes
+        if step.batch_size < parts:
             raise RecipeError(
                 f"train.batch_size = {step.batch_size} cannot be cut into {parts} parts "
-                f"(train.accumulate = {step.accumulate}, {world_size()} processes) in phase {step.name!r}."
+                f"(train.accumulate = {step.accumulate}, {processes} processes) in phase {step.name!r}."
+            )
+        if (step.mixup or step.cutmix) and step.batch_size < 2 * processes:
+            raise RecipeError(
+                f"train.mixup or train.cutmix in {step.name!r}: with train.batch_size = {step.batch_size} "
+                "a process has one picture of a batch, and none to mix it with; take a larger one."
             )
 
 
@@ -321,34 +343,47 @@ def _groups(train: Train, names: _Names) -> Iterable[Group]:
         )
 
 
-def _notes(ask: Ask, splits: Splits, backbone: Backbone) -> Iterable[str]:
-    if split_name(ask.recipe.strategy)[0] == "auto" and ask.pretrained:
-        yield from decide(ask.evidence).reasons
+def _notes(ask: Ask, steps: Iterable[Step], splits: Splits, backbone: Backbone) -> Iterable[str]:
+    if decides_by_evidence(ask.recipe) and ask.pretrained:
+        asked = {name for name, value in ask.recipe.train if value is not None}
+        asked &= ask.recipe.train.model_fields_set
+        yield from (words for name, words in decide(ask.evidence).reasons if name not in asked)
     if ask.recipe.head_init == "auto" and not ask.solvable:
         why = "is not linear" if ask.pretrained else "stands on random weights"
         yield f"The head starts random: it {why}, so it cannot be solved."
-    steps = plan_steps(ask)
     trains = any(isinstance(step, Train) for step in steps)
     unused = _unused(ask.recipe, trains=trains, validates=splits.val is not None)
     if unused:
         yield f"Set, but of no effect here: {', '.join(unused)}."
     if splits.val is None and trains:
         chosen = "validation" not in ask.recipe.data.model_fields_set
-        yield _ALL_TRAIN if chosen and split_name(ask.recipe.strategy)[0] == "auto" else _LAST_KEPT
+        averaged = any(isinstance(step, Train) and step.ema for step in steps)
+        kept = "the running average is" if averaged else "the last weights are"
+        yield (_ALL_TRAIN if chosen and decides_by_evidence(ask.recipe) else _NO_VALIDATION).format(kept)
     if backbone.unused:
         yield f"{len(backbone.unused)} parameters of the backbone are never used and never train."
 
 
 def _unused(recipe: Recipe, *, trains: bool, validates: bool) -> list[str]:
     """Settings that were given and that no step of this plan looks at."""
-    given = {f"train.{name}" for name in recipe.train.model_fields_set}
+    train, final = recipe.train, recipe.final.model_fields_set
+    given = {f"train.{name}" for name in train.model_fields_set}
+    by_phase = {f"phase.{n}.{name}" for n, each in recipe.phase.items() for name in each.model_fields_set}
     if recipe.epochs is not None:
         given.add("epochs")
+    idle = set() if validates else {f"final.{name}" for name in final - {"tta"}}
+    if recipe.head == "linear" and "head_hidden" in recipe.model_fields_set:
+        idle.add("head_hidden")
     if not trains:
         if "validation" in recipe.data.model_fields_set:
-            given.add("data.validation")  # a solved head decides out of fold, on all labels
-        return sorted(given - {"train.workers"})
-    return [] if validates else sorted(given & {"train.patience", "train.select"})
+            idle.add("data.validation")  # a solved head decides out of fold, on all labels
+        idle |= {f"final.{name}" for name in final & {"checkpoints", "interpolate"}}
+        return sorted(idle | given - {"train.workers", "train.class_weights", "train.batchnorm"})
+    if train.schedule != "step" and not any(each.schedule == "step" for each in recipe.phase.values()):
+        idle |= given & {"train.drop_epochs", "train.drop_factor"}
+    if not validates:
+        idle |= {name for name in given | by_phase if name.endswith((".patience", ".select"))}
+    return sorted(idle)
 
 
 def _sizes(backbone: Backbone) -> dict[str, int]:

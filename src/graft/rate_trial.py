@@ -40,9 +40,11 @@ def try_rates(
     A rate at which training diverges is left out.
     """
     kept, held, _ = split_off(splits.train, splits.task.labels, SHARE, mix(recipe.seed, "rate trial"))
-    part = replace(splits, train=splits.train.select(kept), val=None, test=None)
-    measured = _sample(splits.train.select(held), recipe.seed)
-    epochs = math.ceil(STEPS / steps_in_epoch(len(part.train), recipe.train.batch_size))
+    batch_size = recipe.train.batch_size
+    seen = _sample(splits.train.select(kept), STEPS * batch_size, recipe.seed)  # one epoch of them at most
+    part = replace(splits, train=seen, val=None, test=None)
+    measured = _sample(splits.train.select(held), MOST_ITEMS, recipe.seed)
+    epochs = math.ceil(STEPS / steps_in_epoch(len(seen), batch_size))
     found = {}
     for rate in rates:
         with contextlib.suppress(TrainingError):
@@ -53,8 +55,9 @@ def try_rates(
 
 
 def _with_rate(recipe: Recipe, rate: float, epochs: int) -> Recipe:
-    train = recipe.train.model_copy(update={"lr": rate})
-    return recipe.model_copy(update={"train": train, "epochs": epochs})
+    """The recipe for a trial: what it says of single phases, and of a warm-up, is of the whole length."""
+    train = recipe.train.model_copy(update={"lr": rate, "warmup": 0.1})
+    return recipe.model_copy(update={"train": train, "epochs": epochs, "phase": {}})
 
 
 def _loss_after(
@@ -68,6 +71,6 @@ def _loss_after(
     return float(splits.task.losses(logits, torch.from_numpy(measured.targets)).mean())
 
 
-def _sample(items: Items, seed: int) -> Items:
+def _sample(items: Items, most: int, seed: int) -> Items:
     order = np.random.default_rng(mix(seed, "rate trial items")).permutation(len(items))
-    return items.select(sorted(order[:MOST_ITEMS].tolist()))
+    return items.select(sorted(order[:most].tolist()))

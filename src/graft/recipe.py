@@ -124,7 +124,7 @@ class Recipe(Frozen):
     strategy: str = "auto"
     """A named strategy, with its parameter after a colon where it takes one: partial:2."""
     epochs: int | None = Field(default=None, ge=1)
-    """Length of the main phase; of all phases together in gradual."""
+    """Length of the main phase; in gradual, of all phases in which stages train."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Everything random is a function of this number."""
     device: str = "auto"
@@ -148,7 +148,7 @@ class Recipe(Frozen):
     @property
     def drop_path(self) -> float:
         """The largest rate of stochastic depth in any phase."""
-        return max([self.train.drop_path, *(phase.drop_path for phase in self.phase.values())])
+        return max(each.drop_path or 0.0 for each in (self.train, *self.phase.values()))
 
     def to_json(self) -> str:
         """What was asked, and only that: what a strategy may choose stays open."""
@@ -193,7 +193,10 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError("\n".join(_explain(problem) for problem in error.errors())) from None
+        by_key: dict[str, str] = {}
+        for problem in error.errors():  # of alternatives, each gives a problem: the first says it best
+            by_key.setdefault(_key_of(problem), _explain(problem))
+        raise RecipeError("\n".join(by_key.values())) from None
 
 
 def recipe_keys() -> list[str]:
@@ -237,10 +240,17 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
+def _key_of(problem: Any) -> str:
+    """The key with its dots, without what pydantic adds for alternatives of a type."""
+    return ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
+
+
 def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    key = _key_of(problem)
     if problem["type"] == "extra_forbidden":
         known = recipe_keys()
+        if problem["loc"][0] == "phase":
+            known = [f"phase.{problem['loc'][1]}.{name}" for name in PhaseSettings.model_fields]
         near = suggest(key, known)
         hint = near or f" The keys are: {', '.join(known)}."
         return f"There is no recipe key {key!r}.{hint}"

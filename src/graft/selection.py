@@ -81,8 +81,10 @@ def validate(run: State, phase: Phase) -> Record:
     )
 
 
-def settle(run: State, phase: Phase) -> int | None:
-    """Load what a phase keeps; the epoch that it comes from, None where nothing could decide.
+def settle(run: State, phase: Phase) -> tuple[int | None, str]:
+    """Load what a phase keeps; the best epoch (None where nothing could decide), and what is kept.
+
+    That is "best", "last" or "average".
 
     The best weights on the validation data; without such data the running average where there is one,
     else the last. Where a choice among more candidates follows, they stay as they are until then.
@@ -98,17 +100,20 @@ def settle(run: State, phase: Phase) -> int | None:
                 "can be chosen. Begin a new run with a smaller rate (train.lr) or train.precision=fp32; if "
                 "that changes nothing, the backbone cannot compute on one of the validation pictures."
             )
+        run.share_average()
         if run.average:
             run.load_values(run.average)
-        return None
+        return None, "average" if run.average else "last"
+    what = "best"
     if not run.selects_next:
-        kept = run.leaders.weights[0]
+        run.share_average()
+        candidates = {"best": run.leaders.weights[0]} | ({"average": run.average} if run.average else {})
         if run.average:
-            kept = _choose(
-                _try_all(run, {"best": kept, "average": run.average}, phase.train.select)
-            ).weights
-        run.load_values(kept)
-    return int(best["epoch"])
+            trials = _try_all(run, candidates, phase.train.select)
+            winner = _choose(trials)
+            what = next(name for name, trial in trials.items() if trial is winner)
+        run.load_values(candidates[what])
+    return int(best["epoch"]), what
 
 
 def select_phase(run: State, step: Select) -> Iterator[Record]:
@@ -124,7 +129,8 @@ def select_phase(run: State, step: Select) -> Iterator[Record]:
     assert best is not None
     name = next(name for name, trial in trials.items() if trial is winner)
     scores = {name: _describe(trial, trials["best"]) for name, trial in trials.items()}
-    told = {"winner": name, "by": step.score, "best_epoch": int(best["epoch"]), "candidates": scores}
+    by = "loss" if run.splits.task.multi_label else step.score
+    told = {"winner": name, "by": by, "best_epoch": int(best["epoch"]), "candidates": scores}
     run.position = replace(run.position, selected=told)
     yield records.Selected(index, name, scores)
     yield records.Finished(index, None, 0)
@@ -170,6 +176,7 @@ def _scores(run: State) -> tuple[float, float] | None:
 
 def _candidates(run: State, step: Select) -> dict[str, Weights]:
     """What the last phase left, by name; the best checkpoint first."""
+    run.share_average()
     best = run.leaders.weights[0]
     found = {"best": best, "last": run.changing_values()}
     if run.average:
@@ -192,9 +199,8 @@ def _try(run: State, weights: Weights, by: str) -> Trial:
     task = run.splits.task
     losses = task.losses(logits, targets).double()
     costs = losses
-    if by == "accuracy":
-        wrong = (task.decisions(logits) != targets).double()
-        costs = wrong if wrong.dim() == 1 else wrong.mean(1)
+    if by == "accuracy" and not task.multi_label:  # average precision has no cost for each item
+        costs = (task.decisions(logits) != targets).double()
     return Trial(weights, costs, float(losses.mean()), task.score(logits, targets))
 
 

@@ -31,8 +31,8 @@ def solve_phase(run: State, step: Solve) -> Iterator[Record]:
         TrainingError: features that are not finite.
     """
     engine, index = run.engine, run.position.phase
-    yield records.Started(index, step.name, 1)
     yield from adapt_statistics(run, step.adapt)
+    yield records.Started(index, step.name, 1)
     items, task = run.splits.train, run.splits.task
     features = yield from _features(run, items)
     assert items.targets is not None

@@ -138,6 +138,11 @@ class State:
         """Copies of them on the CPU."""
         return copy_tensors(self.moving_values())
 
+    def share_average(self) -> None:
+        """The main process's running average for all: statistics that train differ by process."""
+        if self.engine.processes > 1:
+            self.average = {name: self.engine.broadcast(value) for name, value in self.average.items()}
+
     def start_values(self) -> dict[str, Tensor]:
         """The changing values as they were when the body began to move: pretrained, with the head of then.
 

@@ -40,6 +40,13 @@ def show_plan(console: Console, plan: Plan, costs: Mapping[int, Cost] | None = N
         f"On    {numerics.device} in {numerics.precision}, {numerics.threads} threads, "
         f"{numerics.workers} decoding workers{processes}; seed {plan.seed}"
     )
+    if plan.tta != "none":
+        views = {
+            "flip": "its mirror image",
+            "zoom": "its middle",
+            "flip+zoom": "its middle, both mirrored too",
+        }
+        console.print(f"Views  a prediction is the mean over the picture and {views[plan.tta]}")
     if costs:
         console.print(f"Time  about {_duration(sum(cost.seconds for cost in costs.values()))} in all")
     for note in plan.notes:
@@ -89,8 +96,9 @@ def _select_lines(step: Select, plan: Plan) -> list[str]:
     last = next(phase.train for phase in reversed(plan.phases) if isinstance(phase, Phase))
     if last.ema:
         names.append("the running average")
-    if step.alphas:
-        names.append("the start and blends with it")
+    moving = [i for i, phase in enumerate(plan.phases) if isinstance(phase, Phase) and phase.train.stages]
+    if moving and moving[0]:  # before it, the head was solved or trained
+        names.append("the start and blends with it" if step.alphas else "the start")
     if step.checkpoints > 1:
         names.append(f"the average of the best {step.checkpoints}")
     return [f"on the validation data, by {step.score}: {', '.join(names)}"]
@@ -111,7 +119,7 @@ def _phase_lines(phase: Phase, plan: Plan) -> list[str]:
     decay = f", decay {train.weight_decay:g}" if train.weight_decay else ""
     extras = [f"{words} {value:g}" for words, value in _extras(train).items() if value]
     extras += [words for words, asked in _balances(train).items() if asked == "balanced"]
-    stopping = f", stops after {train.patience} without gain" if train.patience else ""
+    stopping = f", stops after {train.patience} without gain" if train.patience and plan.data.val else ""
     return [
         *_adaptation(train.adapt, plan),
         f"trains {_trains(phase, plan)}: {_share(sum(group.count for group in phase.groups), plan)}",
@@ -178,7 +186,7 @@ def _extras(train: Train) -> dict[str, float]:
         "focal loss": train.focal,
         "MixUp": train.mixup,
         "CutMix": train.cutmix,
-        "stochastic depth": train.drop_path,
+        "stochastic depth": train.drop_path or 0.0,
         "L2-SP": train.l2sp,
         "running average": train.ema,
     }
@@ -251,6 +259,8 @@ def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
 
 def _kept_epoch(end: dict[str, Any]) -> str:
     kept, epochs = end["kept_epoch"], end["epochs"]
+    if end.get("kept") == "average":
+        return f"the running average of the weights over {epochs} epochs"
     if kept is None:
         return f"the last of {epochs} epochs, for there was no validation data"
     if kept == 0:

@@ -101,9 +101,15 @@ def _train(run: State, phase: Phase) -> Iterator[Record]:
             yield from _epoch(run, phase, stepper)
             yield validate(run, phase)
             run.save_if_due()
-    kept = settle(run, phase)
+    kept, what = settle(run, phase)
     end = records.Finished(index, kept, run.position.epoch)
-    told = {"number": index + 1, "phase": train.name, "kept_epoch": end.kept_epoch, "epochs": end.epochs}
+    told = {
+        "number": index + 1,
+        "phase": train.name,
+        "kept": what,
+        "kept_epoch": end.kept_epoch,
+        "epochs": end.epochs,
+    }
     # Once, also where the run was stopped and resumed just here.
     ends = [*(each for each in run.position.ends if each["number"] <= index), told]
     run.position = replace(run.position, ends=ends)
@@ -125,7 +131,7 @@ def _epoch(run: State, phase: Phase, stepper: Stepper) -> Iterator[Record]:
     pictures = run.pictures(run.splits.train, train.augmentation, flip=train.flip)
     trunk = run.model.trunk
     set_training_mode(trunk, run.backbone.stages, train.stages, statistics=train.following)
-    set_drop_path(trunk, train.drop_path)
+    set_drop_path(trunk, train.drop_path, run.backbone.trunk)
     run.model.head.train()
     loading = loader(pictures, mine, run.plan.numerics.workers)
     for batch, (tensors, targets, _) in zip(batches, loading, strict=True):

@@ -17,11 +17,11 @@ from torch import Tensor
 from graft.backbones.contract import Backbone
 from graft.data.dataset import loader
 from graft.data.items import Splits
-from graft.inference import BATCH, forward_batches
+from graft.inference import BATCH, forward_batches, views_of
 from graft.plan import Phase, Plan
 from graft.state import State
 from graft.stepping import Stepper, stepper_for
-from graft.steps import Select
+from graft.steps import Select, Solve
 from graft.stochastic_depth import set_drop_path
 from graft.surgery import set_training_mode
 
@@ -55,7 +55,10 @@ def measure_costs(backbone: Backbone, splits: Splits, plan: Plan) -> dict[int, C
             costs[number] = _phase_cost(run, phase, decode, forward)
         else:
             passes = _candidates(phase, plan) if isinstance(phase, Select) else 1
-            items = plan.data.train if phase.kind == "solve" else plan.data.val
+            if not isinstance(phase, Solve):
+                passes *= len(views_of(torch.zeros(1, 1, 8, 8), plan.tta))
+            passes += isinstance(phase, Solve) and bool(phase.adapt)
+            items = plan.data.train if isinstance(phase, Solve) else plan.data.val
             costs[number] = Cost(passes * items * forward, _weights_size(run), 0)
     return costs
 
@@ -65,7 +68,7 @@ def _phase_cost(run: State, phase: Phase, decode: float, forward: float) -> Cost
     run.begin_phase(phase)
     trunk = run.model.trunk
     set_training_mode(trunk, run.backbone.stages, train.stages, statistics=train.following)
-    set_drop_path(trunk, train.drop_path)
+    set_drop_path(trunk, train.drop_path, run.backbone.trunk)
     run.model.head.train()
     batch = list(range(min(train.batch_size, len(run.splits.train))))
     mine = run.engine.share(batch)
@@ -81,8 +84,8 @@ def _phase_cost(run: State, phase: Phase, decode: float, forward: float) -> Cost
         memory = _memory(run, phase, kept)
     run.average, run.optimizer_state = {}, {}
     step = _overlapped(seconds, len(mine) * decode, run.plan.numerics.workers)
-    validation = (train.epochs + 1) * run.plan.data.val * forward
-    return Cost(phase.steps * step + validation, memory, steps)
+    others = (train.epochs + 1) * run.plan.data.val + bool(train.adapt) * run.plan.data.train
+    return Cost(phase.steps * step + others * forward, memory, steps)
 
 
 def _timed_steps(stepper: Stepper, batch: list[int], tensors: Tensor, targets: Tensor) -> tuple[float, int]:

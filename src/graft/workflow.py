@@ -29,7 +29,7 @@ from graft.data.dataset import Pictures
 from graft.data.items import Splits
 from graft.data.scan import Progress
 from graft.data.statistics import prepare_for
-from graft.engine import seeded
+from graft.engine import seeded, start_engine
 from graft.errors import Interrupted, RecipeError, RunError, TrainingError
 from graft.evidence import Evidence, measure_evidence
 from graft.files import write_json
@@ -43,7 +43,7 @@ from graft.records import Record, Stepped, Validated
 from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.seeds import mix
 from graft.state import Trained
-from graft.strategies import split_name
+from graft.strategies import decides_by_evidence, split_name
 from graft.strategies.auto import rates_to_try
 from graft.task import Task
 from graft.training import fit_steps
@@ -204,7 +204,7 @@ def read_splits(
     settings = recipe.data
     if not needs_validation(recipe, backbone):
         settings = settings.model_copy(update={"validation": 0.0})
-    elif split_name(recipe.strategy)[0] == "auto" and "validation" not in settings.model_fields_set:
+    elif decides_by_evidence(recipe) and "validation" not in settings.model_fields_set:
         settings = settings.model_copy(update={"validation": "auto"})
     return read_any_splits(settings.path if data is None else data, settings, recipe.seed, progress)
 
@@ -217,17 +217,24 @@ def fit_preprocess(backbone: Backbone, recipe: Recipe, splits: Splits) -> Backbo
 def measure(
     recipe: Recipe, backbone: Backbone, splits: Splits, progress: Progress | None = None
 ) -> Evidence | None:
-    """What the recipe's strategy decides by, measured on training data; None where it decides nothing."""
-    if split_name(recipe.strategy)[0] != "auto" or not backbone.source.pretrained:
+    """What the recipe's strategy decides by, measured on training data; None where it decides nothing.
+
+    Of several processes all measure, and the first one's numbers count, so that all make the same plan.
+    """
+    if not decides_by_evidence(recipe) or not backbone.source.pretrained:
         return None
     numerics = resolve_numerics(recipe)
+    engine = start_engine(numerics)
     evidence = measure_evidence(backbone, splits, numerics, seed=recipe.seed, progress=progress)
+    if evidence is not None:
+        evidence = Evidence.model_validate_json(engine.share_text(evidence.model_dump_json()))
     given = {"lr", "rates"} & {name for name, value in recipe.train if value is not None}
     rates = () if evidence is None or given else rates_to_try(evidence)
     if evidence is None or not rates:
         return evidence
     tried = try_rates(recipe, backbone, splits, evidence, rates)
-    return evidence.model_copy(update={"rates": tried})
+    evidence = evidence.model_copy(update={"rates": tried})
+    return Evidence.model_validate_json(engine.share_text(evidence.model_dump_json()))
 
 
 def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from graft.errors import RecipeError
 from graft.strategies import plan_steps
 
-NAMES = ["partial:2", "full", "full:3e-4", "two-phase", "middle", "layer-decay", "gradual", "progressive"]
+NAMES = ["partial:2", "full", "two-phase", "middle", "layer-decay", "gradual", "progressive"]
 
 
 @pytest.mark.parametrize("strategy", NAMES)

@@ -8,11 +8,13 @@ the strategy's own values here, in one place, so that no strategy can forget it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 from pydantic import ValidationError
 
 from graft.errors import RecipeError, suggest
 from graft.options import options_set
+from graft.recipe import Recipe
 from graft.schedule import count_warmup, parse_warmup, steps_in_epoch
 from graft.steps import Calibrate, Select, Solve, Step, Train, stages_with
 from graft.strategies import named, thawing
@@ -22,6 +24,7 @@ from graft.strategies.auto import choose
 __all__ = [
     "Ask",
     "Strategy",
+    "decides_by_evidence",
     "plan_steps",
     "register_strategy",
     "split_name",
@@ -71,6 +74,7 @@ def plan_steps(ask: Ask) -> tuple[Step, ...]:
         _with_options(ask, step, number) if isinstance(step, Train) else step
         for number, step in enumerate(steps, start=1)
     )
+    _check_used(ask, steps)
     return *_with_adaptation(ask, steps), *_conclusion(ask, steps)
 
 
@@ -89,6 +93,11 @@ def split_name(text: str) -> tuple[str, str]:
     if colon and name in _PLAIN:
         raise RecipeError(f"The strategy {name!r} takes no parameter, but {text!r} has one.")
     return name, parameter
+
+
+def decides_by_evidence(recipe: Recipe) -> bool:
+    """Whether the recipe's strategy wants to know what was measured on the data."""
+    return split_name(recipe.strategy)[0] == "auto"
 
 
 def register_strategy(name: str, strategy: Strategy) -> None:
@@ -131,6 +140,25 @@ def _check_numbers(ask: Ask, steps: tuple[Step, ...]) -> None:
             )
 
 
+def _check_used(ask: Ask, steps: tuple[Step, ...]) -> None:
+    """Raises RecipeError where rates, or statistics that follow the batches, are of what never trains."""
+    moving = {stage for step in steps if isinstance(step, Train) for stage in step.stages}
+    for pattern in ask.recipe.train.rates or {}:
+        if pattern != "head" and not any(fnmatchcase(stage, pattern) for stage in moving):
+            raise RecipeError(
+                f"train.rates: {pattern!r} never trains under the strategy {ask.recipe.strategy}; leave it "
+                "out."
+            )
+    for step in steps:
+        wanted = step.batchnorm if isinstance(step, Train) and isinstance(step.batchnorm, dict) else {}
+        for stage in stages_with(wanted, "train", ask.stages):
+            if stage not in moving:
+                raise RecipeError(
+                    f"train.batchnorm: the stage {stage!r} never trains, so its statistics cannot follow "
+                    "the batches; adaptive or frozen was expected."
+                )
+
+
 def _with_options(ask: Ask, step: Train, number: int) -> Train:
     """The phase with what the recipe sets for all phases, then for this one."""
     own = ask.recipe.phase.get(number)
@@ -167,8 +195,6 @@ def _check_phase(ask: Ask, phase: Train, number: int) -> None:
             f"train.{mixing[0]} with train.focal in {where}: the focal loss is not defined for mixed "
             "labels; leave one of them out."
         )
-    if mixing and phase.batch_size == 1:
-        raise RecipeError(f"train.{mixing[0]} in {where}: a batch of one picture has none to mix it with.")
 
 
 def _conclusion(ask: Ask, steps: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -35,7 +35,7 @@ ENOUGH_TO_TRY = 30  # items in the median class, a fifth of which can tell rates
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from the evidence, each with its reason in words.
+    """What follows from the evidence, each with the setting it decides and the reason in words.
 
     ``adapts``: batch-norm statistics of the pictures. ``domain``: how like those of the pretraining the
     pictures are. ``flips``: a mirrored picture keeps its label.
@@ -45,7 +45,7 @@ class Decision:
     domain: Domain
     flips: bool
     rate: float
-    reasons: tuple[str, ...]
+    reasons: tuple[tuple[str, str], ...]
 
 
 def choose(ask: Ask, _: str) -> tuple[Step, ...]:
@@ -65,13 +65,16 @@ def choose(ask: Ask, _: str) -> tuple[Step, ...]:
     )
     if ask.solve_head:
         return ask.solve(), whole
-    return ask.head_phase(ALONE_HEAD_RATE, epochs=5, batchnorm=batchnorm), whole
+    alone = ask.head_phase(
+        ALONE_HEAD_RATE, epochs=5, augmentation=augmentation, flip=decision.flips, batchnorm=batchnorm
+    )
+    return alone, whole
 
 
 def decide(evidence: Evidence | None) -> Decision:
     """The rules. Without evidence, the ones that cost least where they are wrong."""
     if evidence is None:
-        reasons = ("Nothing was measured, so the gentlest rules hold.",)
+        reasons = (("", "Nothing was measured, so the gentlest rules hold."),)
         return Decision(False, "near", False, HABITS["near"][0], reasons)
     flips = _keeps_labels(evidence.mirrored)
     domain = _domain(evidence)
@@ -101,27 +104,33 @@ def _keeps_labels(mirrored: Mirrored) -> bool:
     return not (mirrored.t > COSTS and mirrored.kept < LOST)
 
 
-def _reasons(evidence: Evidence, adapts: bool, domain: Domain, flips: bool) -> Iterator[str]:
+def _reasons(evidence: Evidence, adapts: bool, domain: Domain, flips: bool) -> Iterator[tuple[str, str]]:
     if evidence.adapted is not None:
         one, two = evidence.pretrained.information, evidence.adapted.information
         which = "of the pictures" if adapts else "of the pretraining"
         yield (
+            "batchnorm",
             f"Batch-norm statistics {which}: with the pictures' own a probe knows {_percent(two)} of the "
-            f"labels, with the pretraining's {_percent(one)}."
+            f"labels, with the pretraining's {_percent(one)}.",
         )
     where = {"near": "Near", "between": "Neither near nor far", "far": "Far"}[domain]
     how = {"near": "gently", "between": "moderately", "far": "fast and longer"}[domain]
     yield (
+        "lr",
         f"{where} from the pretraining: a probe on the features knows "
         f"{_percent(evidence.top.information)} of the labels, one on the middle ({evidence.middle.stage}) "
-        f"{_percent(evidence.middle.information)}; so the body moves {how}."
+        f"{_percent(evidence.middle.information)}; so the body moves {how}.",
     )
     if evidence.rates:
         losses = ", ".join(f"{loss:.3g} at {rate:g}" for rate, loss in evidence.rates.items())
-        yield f"Rates were tried, 150 steps each on four fifths of the labels; loss on the rest: {losses}."
+        yield (
+            "lr",
+            f"Rates were tried for 150 steps on four fifths of the labels; loss on the rest: {losses}.",
+        )
     yield (
+        "flip",
         f"Pictures are {'' if flips else 'not '}mirrored: of mirrored ones a probe knows "
-        f"{_percent(evidence.mirrored.kept)} of what it knows of the others."
+        f"{_percent(evidence.mirrored.kept)} of what it knows of the others.",
     )
 
 

@@ -28,7 +28,8 @@ def probe_head(ask: Ask, parameter: str) -> tuple[Step, ...]:
         raise RecipeError(f"probe:{parameter}: probe solves the head, probe:steps trains it by steps.")
     if ask.solve_head and not parameter:
         return (ask.solve("probe"),)
-    return (ask.head_phase(RANDOM_HEAD_RATE, name="probe", epochs=ask.epochs()),)
+    rate = ask.recipe.train.lr or RANDOM_HEAD_RATE  # nothing but the head trains, so both rates are its own
+    return (ask.head_phase(rate, name="probe", epochs=ask.epochs()),)
 
 
 def partial(ask: Ask, parameter: str) -> tuple[Step, ...]:
@@ -44,6 +45,8 @@ def full(ask: Ask, parameter: str) -> tuple[Step, ...]:
             "all stages", graded(ask.stages, BODY_RATE * EARLY_FACTOR, BODY_RATE)
         )
     rate = positive(parameter, "full")
+    if ask.recipe.train.lr is not None:
+        raise RecipeError(f"full:{parameter} and train.lr both say the rate; leave one of them out.")
     return *ask.start(), ask.phase("all stages", flat(ask.stages, rate), head=rate)
 
 
@@ -94,6 +97,10 @@ def stages(ask: Ask, parameter: str) -> tuple[Step, ...]:
 def layer_decay(ask: Ask, parameter: str) -> tuple[Step, ...]:
     """All stages, the rate falling by a factor per layer from the top: layer-decay:0.75."""
     factor = positive(parameter or str(DECAY), "layer-decay")
+    if parameter and ask.recipe.train.layer_decay is not None:
+        raise RecipeError(
+            f"layer-decay:{parameter} and train.layer_decay both say the factor; leave one out."
+        )
     if factor > 1:
         raise RecipeError(f"layer-decay:{parameter}: a factor above 0 and up to 1 was expected.")
     lowest = BODY_RATE * factor ** (len(ask.stages) - 1)

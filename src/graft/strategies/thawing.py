@@ -23,6 +23,11 @@ def gradual(ask: Ask, parameter: str) -> tuple[Step, ...]:
     every, stem = _every(parameter)
     order = [*reversed(ask.stages[1:] or ask.stages), *(ask.stages[:1] if stem and ask.stages[1:] else ())]
     total = ask.recipe.epochs or max(ask.epochs(), every * len(order))
+    if stem and total <= every * (len(order) - 1):
+        raise RecipeError(
+            f"gradual:{parameter}: {total} epochs are too few to thaw {len(order)} stages down to the "
+            f"stem; more than {every * (len(order) - 1)} were expected."
+        )
     thawing = {epoch: (name,) for epoch, name in zip(range(0, total, every), order, strict=False)}
     return _phases(ask, thawing, total)
 
