@@ -147,7 +147,8 @@ def test_without_validation_data_the_last_weights_are_kept_and_the_plan_says_so(
     assert any("no validation data" in note for note in plan.notes)
     found, trained = drain(fit_steps(backbone, splits, plan))
     assert found[-1] == records.Finished(phase=1, kept_epoch=None, epochs=2)
-    assert trained.ends == ({"number": 2, "phase": "all stages", "kept_epoch": None, "epochs": 2},)
+    told = {"number": 2, "phase": "all stages", "kept": "last", "kept_epoch": None, "epochs": 2}
+    assert trained.ends == (told,)
 
 
 def test_early_stopping_ends_a_phase(backbone: Backbone, splits: Splits) -> None:
