@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torchvision
 from PIL import Image
 
 from graft.backbones.contract import Preprocess
-from graft.data.image import decode
+from graft.data.image import decode, decode_reduced
 from graft.data.transforms import augment, preprocess
 from graft.errors import DataError
 
@@ -204,3 +205,22 @@ def test_crop_stays_near_the_inputs_shape() -> None:
         )
         assert 0.76 < h * w / 10_000 < 1.02
         assert 0.72 < w / h < 1.38
+
+
+@pytest.mark.parametrize("quality", [60, 95])
+@pytest.mark.parametrize("size", [(333, 500), (599, 799), (1025, 771), (2600, 120)])
+def test_a_reduced_picture_is_cut_and_looks_like_the_whole_one(size: tuple[int, int], quality: int) -> None:
+    """Sides that are no multiple of the factor would move the cut, were it not for the whole size."""
+    buffer = io.BytesIO()
+    y, x = np.mgrid[0 : size[0], 0 : size[1]] / min(size)
+    grey = (100 * np.sin(9 * x) * np.cos(7 * y) + 128).astype(np.uint8)
+    Image.fromarray(grey).save(buffer, "JPEG", quality=quality)
+    how = Preprocess(size=(24, 24), resize=28)
+    reduced, whole = decode_reduced(buffer.getvalue(), how.least_side)
+    assert reduced.shape[-1] < size[1]
+    levels = torch.tensor(how.std)[:, None, None] * 255
+    differences = levels * (
+        preprocess(reduced, how, whole=whole) - preprocess(decode(buffer.getvalue()), how)
+    )
+    assert differences.abs().mean() < 2
+    assert differences.abs().max() < 16

@@ -40,6 +40,17 @@ class Preprocess:
         """K, the number of input channels."""
         return len(self.mean)
 
+    @property
+    def least_side(self) -> int | None:
+        """Pixels of the shorter side that a picture needs: twice those that are kept when it is resized.
+
+        A larger JPEG may be decoded at a half, a quarter or an eighth of its size as long as it keeps so
+        many (see data.image.decode). None where nothing is resized.
+        """
+        if self.resize is None:
+            return None
+        return 2 * max(self.size) if isinstance(self.resize, tuple) else 2 * max(self.resize, *self.size)
+
     def to_dict(self) -> dict[str, Any]:
         values = asdict(self)
         if self.max_value is None:  # as it was written before there was one

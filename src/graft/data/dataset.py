@@ -14,12 +14,14 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from graft.data.image import decode
+from graft.data.image import Decoded, decode_reduced
+from graft.data.pixels import pixel_store
 from graft.data.transforms import Preset, augment, preprocess
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError, GraftError
@@ -62,9 +64,9 @@ class Pictures(Dataset[Any]):
 
     def __getitem__(self, index: Index) -> Sample:
         number, view = index if isinstance(index, tuple) else (index, None)
-        picture = self._decode(number)
+        picture, size = self._decode(number)
         if view is None:
-            ready = preprocess(picture, self.preprocess)
+            ready = preprocess(picture, self.preprocess, whole=size)
         else:
             seed = view_seed(self.seed, view, self.items.digests[number])
             ready = augment(picture, self.preprocess, self.preset, seed, flip=self.flip)
@@ -74,14 +76,24 @@ class Pictures(Dataset[Any]):
         target = int(targets[number]) if targets.ndim == 1 else torch.tensor(targets[number])
         return ready, target, number
 
-    def _decode(self, number: int) -> Tensor:
-        try:
-            return decode(
-                self.items.sources[number],
-                max_pixels=self.items.max_pixels,
-                channels=self.preprocess.channels,
-                max_value=self.items.max_value,
+    def _decode(self, number: int) -> Decoded:
+        items, how = self.items, self.preprocess
+        source = items.sources[number]
+
+        def read() -> Decoded:
+            return decode_reduced(
+                source,
+                how.least_side,
+                max_pixels=items.max_pixels,
+                channels=how.channels,
+                max_value=items.max_value,
             )
+
+        try:
+            if not isinstance(source, Path | str | bytes):
+                return read()  # it is in memory as it is
+            key = (items.digests[number], how.least_side, how.channels, items.max_value, items.max_pixels)
+            return pixel_store.get(key, read)
         except UnreadableImage as error:
             raise DataError(
                 f"{self.items.ids[number]} cannot be read any more: {error.reason}. It could be "
@@ -177,6 +189,10 @@ def _context() -> BaseContext:
 
 
 def _start_worker(_worker: int) -> None:
-    """An interrupt goes to the parent alone, which then ends its workers in order."""
+    """An interrupt goes to the parent alone, which then ends its workers in order.
+
+    A worker sees each of its pictures once an epoch and ends soon: what it keeps would be memory only.
+    """
+    pixel_store.resize(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

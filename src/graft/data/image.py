@@ -9,6 +9,7 @@ that it means the same everywhere:
 - palettes become their colours; whatever is transparent is laid over white (``BACKGROUND``);
 - CMYK becomes RGB as Pillow does it, without colour profiles; profiles are ignored throughout;
 - of several frames the first counts;
+- a JPEG much larger than the network's input is reduced while it is decoded (``decode_reduced``);
 - Lab colours and 32-bit integers beyond 65535 are refused: they have no fixed range.
 
 Pictures of other than 1 or 3 channels come from arrays, .npy files and TIFFs alone (see bands.py).
@@ -22,11 +23,13 @@ Shapes: K channels, height H, width W.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +62,13 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPS_SIDES = {
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+}
+_JPEG = b"\xff\xd8\xff"
 _ORIENTATION, _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0112, 262, 0
 _HAS_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
@@ -90,15 +100,65 @@ def decode(
     """
     if isinstance(source, np.ndarray | torch.Tensor):
         return _from_array(source, channels, max_value)
+    with _told(source):
+        return _as_tensor(_pixels(source, max_pixels, channels, max_value), channels)
+
+
+class Decoded(NamedTuple):
+    """A picture that may have been reduced while it was decoded."""
+
+    pixels: torch.Tensor
+    """uint8 [channels, H, W]."""
+    size: tuple[int, int]
+    """Height and width of the whole picture."""
+
+
+def decode_reduced(
+    source: Source,
+    least_side: int | None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    channels: int = 3,
+    max_value: float | None = None,
+) -> Decoded:
+    """As ``decode``, but a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that suffices.
+
+    That is the smallest whose shorter side has ``least_side`` pixels; None: never reduced. Several times
+    faster on large photographs. When the result is resized to half of ``least_side`` or less, it differs
+    from that of ``decode`` by one grey level in the mean (of 135 photographs; four in the worst one).
+
+    Raises:
+        UnreadableImage: as ``decode``.
+    """
+    if least_side is None or not isinstance(source, str | Path | bytes):
+        return _whole(decode(source, max_pixels=max_pixels, channels=channels, max_value=max_value))
+    with _told(source):
+        data = source if isinstance(source, bytes) else read_bytes(source, max_pixels=max_pixels)
+        if not data.startswith(_JPEG):
+            return _whole(_as_tensor(_pixels(data, max_pixels, channels, max_value), channels))
+        with _open(data) as picture:
+            turned = _TRANSPOSE.get(_orientation(picture)) in _SWAPS_SIDES
+            height, width = picture.size if turned else picture.size[::-1]
+            return Decoded(
+                _as_tensor(_flat(picture, max_pixels, channels, least_side), channels), (height, width)
+            )
+
+
+def _whole(pixels: torch.Tensor) -> Decoded:
+    return Decoded(pixels, (pixels.shape[1], pixels.shape[2]))
+
+
+@contextlib.contextmanager
+def _told(source: Source) -> Iterator[None]:
+    """Pillow's warnings silenced, and whatever goes wrong told as ``UnreadableImage``."""
     where = display(str(source)) if isinstance(source, str | Path) else ""
     try:
         with quiet_pillow():
-            pixels = _pixels(source, max_pixels, channels, max_value)
+            yield
     except UnreadableImage as error:
         raise UnreadableImage(error.reason, where) from None
     except Exception as error:  # Pillow raises two dozen kinds on damaged files
         raise UnreadableImage(_words(error), where) from None
-    return _as_tensor(pixels, channels)
 
 
 def read_bytes(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -180,7 +240,9 @@ def _open(data: bytes) -> Image.Image:
         ) from None
 
 
-def _flat(picture: Image.Image, max_pixels: int, channels: int) -> NDArray[np.uint8]:
+def _flat(
+    picture: Image.Image, max_pixels: int, channels: int, least_side: int | None = None
+) -> NDArray[np.uint8]:
     """Decode, resolve the mode, lay over white, turn upright."""
     width, height = picture.size
     if width * height > max_pixels:
@@ -190,6 +252,8 @@ def _flat(picture: Image.Image, max_pixels: int, channels: int) -> NDArray[np.ui
     if width * height == 0:
         raise UnreadableImage("it has no pixels")
     raw = _raw_mode(picture)
+    if least_side is not None:
+        picture.draft("", (least_side, least_side))  # the mode stays, the size is the next that suffices
     picture.load()
     colours = _colours(picture, raw)
     turn = _TRANSPOSE.get(_orientation(picture))

@@ -33,18 +33,19 @@ _LONGEST = 20  # times the shorter side
 _one_at_a_time = threading.Lock()  # the CPU generator is borrowed, and there is only one
 
 
-def preprocess(picture: Tensor, how: Preprocess) -> Tensor:
+def preprocess(picture: Tensor, how: Preprocess, *, whole: tuple[int, int] | None = None) -> Tensor:
     """Resize, centre-crop, scale and normalise: uint8 [K, H, W] -> float32 [K, h, w].
 
     A picture that is smaller than the crop after resizing is padded with zeros (black), as by
     torchvision. One that is more than 20 times as long as wide is cut to that about its centre
-    first, so that resizing its shorter side cannot exhaust the memory.
+    first, so that resizing its shorter side cannot exhaust the memory. ``whole``: height and width before
+    the picture was reduced, by which it is cut as the whole one would be (see image.decode_reduced).
 
     Raises:
         DataError: the picture has another number of channels than the network takes.
     """
     _check_channels(picture, how)
-    return _normalise(plain.center_crop(_resize(picture, how), list(how.size)), how)
+    return _normalise(plain.center_crop(_resize(picture, how, whole), list(how.size)), how)
 
 
 def augment(picture: Tensor, how: Preprocess, preset: Preset, seed: int, *, flip: bool = True) -> Tensor:
@@ -83,11 +84,13 @@ def _check_channels(picture: Tensor, how: Preprocess) -> None:
         )
 
 
-def _resize(picture: Tensor, how: Preprocess) -> Tensor:
+def _resize(picture: Tensor, how: Preprocess, whole: tuple[int, int] | None) -> Tensor:
     if how.resize is None:
         return picture
     if isinstance(how.resize, int):
-        picture, size = _shortened(picture), [how.resize]
+        sides = picture.shape[-2:] if whole is None else whole
+        picture, shorter = _shortened(picture), min(sides)
+        size = [int(how.resize * min(side, _LONGEST * shorter) / shorter) for side in sides]
     else:
         size = list(how.resize)
     resized: Tensor = plain.resize(picture, size, _mode(how), antialias=True)
