@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import graft
-from graft.evidence import Depth, Evidence, Mirrored
+from graft.evidence import Depth, Evidence, Mirrored, RateTrial
 from graft.rate_trial import try_rates
 from graft.recipe import read_recipe
 from graft.steps import Solve, Train
@@ -42,6 +42,11 @@ def evidence(
     )
 
 
+def tried(*, pretrained: float | None = None, **trial: Any) -> Evidence:
+    found = evidence(0.5, 0.5, pretrained=pretrained)
+    return found.model_copy(update={"trial": RateTrial(**trial)})
+
+
 def planned(found: Evidence | None, *, pretrained: bool = True, per_epoch: int = 4, **settings: Any) -> Any:
     ask = Ask(read_recipe(**settings), STAGES, per_epoch, pretrained, validates=False, evidence=found)
     return plan_steps(ask)
@@ -63,16 +68,18 @@ def test_the_domain_follows_from_what_the_depths_know(top: float, middle: float,
     solve, train = planned(evidence(top, middle))
     assert isinstance(solve, Solve)
     assert isinstance(train, Train)
-    rate, augmentation, steps = HABITS[domain]
-    assert set(train.rates.stages.values()) == {rate}
-    assert train.rates.head == pytest.approx(3 * rate)
-    assert train.augmentation == augmentation
-    assert train.epochs * 4 >= steps
+    habit = HABITS[domain]
+    assert set(train.rates.stages.values()) == {habit.rate}
+    assert train.rates.head == pytest.approx(3 * habit.rate)
+    assert train.augmentation == habit.augmentation
+    assert train.epochs == min(habit.epochs, habit.steps / 4)
 
 
 def test_far_domains_move_faster_and_longer_than_near_ones() -> None:
-    assert HABITS["near"][0] < HABITS["between"][0] < HABITS["far"][0]
-    assert HABITS["near"][2] <= HABITS["far"][2]
+    near, between, far = HABITS["near"], HABITS["between"], HABITS["far"]
+    assert near.rate < between.rate < far.rate
+    assert near.steps <= far.steps
+    assert near.epochs <= far.epochs
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_random_weights_are_trained_from_scratch_and_nothing_measured_is_gentle(
     assert planned(None, pretrained=False)[0].name == "from scratch"
     train = planned(None)[-1]
     assert train.flip is False
-    assert train.rates.stages["top"] == HABITS["near"][0]
+    assert train.rates.stages["top"] == HABITS["near"].rate
 
 
 def test_small_data_trains_on_all_labels_and_the_plan_gives_its_reasons() -> None:
@@ -143,36 +150,86 @@ def test_auto_is_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("top", "per_class", "tries"),
-    [(0.5, 40.0, True), (0.5, 10.0, False), (0.9, 40.0, False), (0.05, 40.0, False)],
+    ("top", "per_class", "validates", "tries"),
+    [
+        (0.5, 40.0, False, 2),
+        (0.5, 40.0, True, 2),
+        (0.5, 10.0, False, 0),
+        (0.9, 40.0, False, 1),
+        (0.9, 40.0, True, 0),
+        (0.05, 40.0, False, 0),
+    ],
 )
 def test_rates_are_tried_only_where_features_cannot_decide_and_labels_can(
-    top: float, per_class: float, tries: bool
+    top: float, per_class: float, validates: bool, tries: int
 ) -> None:
     found = evidence(top, 0.5).model_copy(update={"per_class": per_class})
-    assert bool(rates_to_try(found)) == tries
+    assert len(rates_to_try(found, validates=validates)) == tries
 
 
 def test_the_rate_with_the_lower_loss_is_taken_and_said() -> None:
-    found = evidence(0.5, 0.5).model_copy(update={"rates": {3e-4: 1.5, 1e-3: 0.7}})
+    found = tried(losses={3e-4: 1.5, 1e-3: 0.7})
     assert set(planned(found)[-1].rates.stages.values()) == {1e-3}
-    assert any("tried" in words for _, words in decide(found).reasons)
+    assert any("1.5 at 0.0003, 0.7 at 0.001" in words for _, words in decide(found).reasons)
+
+
+@pytest.mark.parametrize(
+    ("trial", "moves"),
+    [
+        ({"losses": {2e-4: 0.5}, "solved": 0.9, "trained": 0.85, "error": 0.02}, False),
+        ({"losses": {2e-4: 0.5}, "solved": 0.9, "trained": 0.85, "error": 0.06}, True),  # it may be chance
+        ({"losses": {2e-4: 0.5}, "solved": 0.85, "trained": 0.9, "error": 0.02}, True),
+        ({"losses": {2e-4: 0.5}}, True),  # no head was solved
+        ({"losses": {}}, False),  # it diverged
+    ],
+)
+@pytest.mark.parametrize("pretrained", [0.1, 0.9])
+def test_the_body_rests_where_a_trial_lost_accuracy(trial: Any, moves: bool, pretrained: float) -> None:
+    found = tried(pretrained=pretrained, **trial)
+    steps = planned(found)
+    assert [isinstance(step, Train) for step in steps] == [False, True][: 1 + moves]
+    assert steps[0].adapt == (STAGES if decide(found).adapts else ())
+    assert any("body stays" in words for _, words in decide(found).reasons) == (
+        not moves and "solved" in trial
+    )
+    assert planned(found, train__batchnorm="frozen")[0].adapt == ()
+
+
+def test_a_random_head_trains_whatever_a_trial_showed() -> None:
+    found = tried(losses={2e-4: 0.5}, solved=0.9, trained=0.5, error=0.01)
+    assert isinstance(planned(found, head="mlp")[-1], Train)
 
 
 def test_trying_rates_trains_on_four_fifths_and_measures_on_the_rest() -> None:
     """A rate of nothing leaves the start; a good one learns; one that destroys is worse, or left out."""
     backbone, splits = make_tiny(), coloured(40)
     recipe = read_recipe(device="cpu", backbone="tiny/net", train__precision="fp32", head_init="random")
-    losses = try_rates(recipe, backbone, splits, evidence(0.5, 0.5), (1e-12, 1e-2, 1e6))
+    trial = try_rates(recipe, backbone, splits, evidence(0.5, 0.5), (1e-12, 1e-2, 1e6))
+    losses = trial.losses
+    assert trial.best == 1e-2
+    assert trial.solved is None  # the head started random
     assert losses[1e-2] < losses[1e-12]
     assert losses.get(1e6, 1e9) > losses[1e-2]
+
+
+def test_a_trial_compares_with_the_head_solved_on_the_same_labels() -> None:
+    """A rate of nothing leaves the solved head as it was, one that destroys is worse."""
+    backbone, splits = make_tiny(), coloured(40)
+    recipe = read_recipe(device="cpu", backbone="tiny/net", train__precision="fp32", train__head_lr=1e-12)
+    rests = try_rates(recipe, backbone, splits, evidence(0.5, 0.5), (1e-12,))
+    assert rests.solved == rests.trained
+    assert not rests.spoils
+    recipe = read_recipe(device="cpu", backbone="tiny/net", train__precision="fp32")
+    spoilt = try_rates(recipe, backbone, splits, evidence(0.5, 0.5), (1e4,))
+    assert spoilt.best is None or (spoilt.trained is not None and spoilt.trained < 1)
+    assert spoilt.spoils
 
 
 def test_a_trial_is_short_on_any_amount_of_data_and_under_any_recipe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the recipe says of single phases and of a long warm-up is not for a trial."""
-    monkeypatch.setattr("graft.rate_trial.STEPS", 3)
+    monkeypatch.setattr("graft.rate_trial.TRIAL_STEPS", 3)
     seen: list[int] = []
 
     def count(backbone: Any, splits: Any, plan: Any) -> Any:

@@ -73,7 +73,7 @@ def unfreeze_batchnorm(module: nn.Module) -> int:
 
 
 @contextlib.contextmanager
-def collecting_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
+def collecting_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
     """Inside, every batch that passes counts for the statistics of ``norms``, which begin anew.
 
     They are the plain mean over the batches; afterwards the layers are in eval mode and keep them.
@@ -83,8 +83,8 @@ def collecting_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
     """
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()  # type: ignore[operator]
-        norm.momentum = None  # type: ignore[assignment]
+        norm.reset_running_stats()
+        norm.momentum = None
         norm.training = True
     try:
         yield
@@ -93,7 +93,7 @@ def collecting_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
             norm.momentum, norm.training = momentum, False
 
 
-def plain_norms(trunk: nn.Module, modules: Collection[str] | None = None) -> list[nn.Module]:
+def plain_norms(trunk: nn.Module, modules: Collection[str] | None = None) -> list[_BatchNorm]:
     """Torch's batch-norms (and their kin) with statistics; of ``modules``, names of leaves, where given.
 
     Some hold their activation as a leaf of their own, and count where that is named.

@@ -66,6 +66,35 @@ class Mirrored(Frozen):
     t: float
 
 
+class RateTrial(Frozen):
+    """A short training at each of some body rates, measured on labels that were held out.
+
+    ``losses``: in nats, by rate; a rate at which training diverged is missing. ``solved`` and ``trained``:
+    the share of items that are right with the head solved on the resting body, and after the best rate
+    (None where the head was not solved, or no rate went well). ``error``: the standard error of the
+    difference between the two, paired by item.
+    """
+
+    losses: dict[float, float]
+    solved: float | None = None
+    trained: float | None = None
+    error: float = 0.0
+
+    @property
+    def best(self) -> float | None:
+        """The rate with the lowest loss."""
+        return min(self.losses, key=self.losses.__getitem__, default=None)
+
+    @property
+    def spoils(self) -> bool:
+        """Whether training diverged, or lost accuracy by more than one standard error."""
+        if self.best is None:
+            return True
+        if self.solved is None or self.trained is None:
+            return False
+        return self.solved - self.trained > self.error
+
+
 class Evidence(Frozen):
     """All that was measured.
 
@@ -81,8 +110,8 @@ class Evidence(Frozen):
     adapted: Depth | None
     middle: Depth
     mirrored: Mirrored
-    rates: dict[float, float] | None = None
-    """Held-out loss (nats) after a short training at each body rate, where that was tried."""
+    trial: RateTrial | None = None
+    """What a short training showed, where the features alone could not tell."""
 
     @property
     def adapts(self) -> bool:

@@ -8,11 +8,12 @@ Shapes: N items, B of them a batch, D outputs (features or logits).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from graft.batchnorm import collecting_statistics
 from graft.data.dataset import Pictures, loader
@@ -83,7 +84,7 @@ def views_of(inputs: Tensor, tta: str) -> list[Tensor]:
 
 def collect_statistics(
     network: nn.Module,
-    norms: list[nn.Module],
+    norms: Sequence[_BatchNorm],
     pictures: Pictures,
     device: torch.device,
     *,

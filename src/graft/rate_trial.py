@@ -2,7 +2,10 @@
 
 The rest measures. What the features show beforehand does not tell a domain where the body should move
 fast from one where it should not, as long as the two are neither near nor far (see
-benchmarks/results/study.md); a hundred and fifty steps do.
+benchmarks/results/study.md); a hundred and fifty steps do. They also tell whether training helps at all
+beside the head that was solved on the resting body.
+
+Shapes: N held-out items, C classes.
 """
 
 from __future__ import annotations
@@ -14,44 +17,57 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from graft.backbones.contract import Backbone
 from graft.data.dataset import Pictures
 from graft.data.items import Items, Splits
 from graft.data.validation import split_off
 from graft.errors import TrainingError
-from graft.evidence import Evidence
+from graft.evidence import Evidence, RateTrial
 from graft.inference import forward_all
 from graft.numerics import resolve_device
-from graft.plan import make_plan
+from graft.plan import Plan, make_plan
 from graft.recipe import Recipe
 from graft.schedule import steps_in_epoch
 from graft.seeds import mix
+from graft.steps import Solve
+from graft.strategies.auto import TRIAL_STEPS
+from graft.task import Task
 from graft.training import fit
 
-STEPS, SHARE, MOST_ITEMS = 150, 0.2, 500  # of a trial; held out to measure on, and no more than
+SHARE, MOST_ITEMS = 0.2, 500  # held out to measure on, and no more than
 
 
 def try_rates(
     recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evidence, rates: Sequence[float]
-) -> dict[float, float]:
-    """The loss (nats) on held-out training items after a short training at each of ``rates``.
-
-    A rate at which training diverges is left out.
-    """
+) -> RateTrial:
+    """Train a copy shortly at each of ``rates``, and measure it on held-out training items."""
     kept, held, _ = split_off(splits.train, splits.task.labels, SHARE, mix(recipe.seed, "rate trial"))
     batch_size = recipe.train.batch_size
-    seen = _sample(splits.train.select(kept), STEPS * batch_size, recipe.seed)  # one epoch of them at most
+    seen = _sample(
+        splits.train.select(kept), TRIAL_STEPS * batch_size, recipe.seed
+    )  # one epoch of them at most
     part = replace(splits, train=seen, val=None, test=None)
     measured = _sample(splits.train.select(held), MOST_ITEMS, recipe.seed)
-    epochs = math.ceil(STEPS / steps_in_epoch(len(seen), batch_size))
-    found = {}
+    epochs = math.ceil(TRIAL_STEPS / steps_in_epoch(len(seen), batch_size))
+    logits: dict[float, Tensor] = {}
+    plan = None
     for rate in rates:
-        with contextlib.suppress(TrainingError):
-            loss = _loss_after(_with_rate(recipe, rate, epochs), backbone, part, evidence, measured)
-            if math.isfinite(loss):
-                found[rate] = loss
-    return found
+        plan = make_plan(_with_rate(recipe, rate, epochs), backbone, part, evidence)
+        with contextlib.suppress(TrainingError):  # it diverged
+            logits[rate] = _logits_after(plan, backbone, part, measured)
+    task, targets = splits.task, _targets(measured)
+    losses = {rate: float(task.losses(each, targets).mean()) for rate, each in logits.items()}
+    trial = RateTrial(losses={rate: loss for rate, loss in losses.items() if math.isfinite(loss)})
+    if trial.best is None or plan is None or not isinstance(plan.phases[0], Solve):
+        return trial
+    start = _logits_after(plan.model_copy(update={"phases": plan.phases[:1]}), backbone, part, measured)
+    one, two = (_right(task, each, targets) for each in (start, logits[trial.best]))
+    error = float((one - two).std()) / math.sqrt(len(one))
+    return trial.model_copy(
+        update={"solved": float(one.mean()), "trained": float(two.mean()), "error": error}
+    )
 
 
 def _with_rate(recipe: Recipe, rate: float, epochs: int) -> Recipe:
@@ -60,15 +76,22 @@ def _with_rate(recipe: Recipe, rate: float, epochs: int) -> Recipe:
     return recipe.model_copy(update={"train": train, "epochs": epochs, "phase": {}})
 
 
-def _loss_after(
-    recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evidence, measured: Items
-) -> float:
-    plan = make_plan(recipe, backbone, splits, evidence)
+def _logits_after(plan: Plan, backbone: Backbone, splits: Splits, measured: Items) -> Tensor:
+    """Logits [N, C] of the held-out items when the plan was carried out."""
     trained = fit(backbone, splits, plan)
     device = resolve_device(plan.numerics.device)
-    logits = forward_all(trained.model, Pictures(measured, backbone.preprocess), device)
-    assert measured.targets is not None
-    return float(splits.task.losses(logits, torch.from_numpy(measured.targets)).mean())
+    return forward_all(trained.model, Pictures(measured, backbone.preprocess), device)
+
+
+def _right(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each item, whether its decision is right; of a multi-label task the share that is, [N]."""
+    right = (task.decisions(logits) == targets).double()
+    return right.mean(1) if right.ndim > 1 else right
+
+
+def _targets(items: Items) -> Tensor:
+    assert items.targets is not None
+    return torch.from_numpy(items.targets)
 
 
 def _sample(items: Items, most: int, seed: int) -> Items:

@@ -205,13 +205,16 @@ def _try(run: State, weights: Weights, by: str) -> Trial:
 
 
 def _greedy_average(run: State, best: Trial, step: Select) -> Trial:
-    """Checkpoints, the best first, averaged as long as it helps (Wortsman et al., 2022)."""
+    """Checkpoints, the best first, averaged as long as it helps (Wortsman et al., 2022).
+
+    ``best`` itself where no average is better.
+    """
     taken, current = [best.weights], best
     for weights in run.leaders.weights[1:]:
         trial = _try(run, average([*taken, weights]), step.score)
         if float(trial.costs.mean()) < float(current.costs.mean()):
             taken, current = [*taken, weights], trial
-    return replace(current)
+    return current
 
 
 def _choose(trials: dict[str, Trial]) -> Trial:

@@ -27,7 +27,9 @@ from graft.plan import Phase
 from graft.schedule import cycle_momentum, rate_factor
 from graft.seeds import mix
 from graft.state import State
-from graft.surgery import undecayed
+from graft.steps import Train
+from graft.stochastic_depth import set_drop_path
+from graft.surgery import set_training_mode, undecayed
 
 _STATE_KEYS = {
     "adamw": {"step", "exp_avg", "exp_avg_sq"},
@@ -136,6 +138,14 @@ class Stepper:
             "Begin a new run with a smaller rate "
             f"(train.lr; the largest rate was {fastest:g}), train.precision=fp32 or train.clip=1.0."
         )
+
+
+def set_modes(run: State, train: Train) -> None:
+    """What trains in training mode, with its drop-path; what rests in eval mode."""
+    trunk = run.model.trunk
+    set_training_mode(trunk, run.backbone.stages, train.stages, statistics=train.following)
+    set_drop_path(trunk, train.drop_path, run.backbone.trunk)
+    run.model.head.train()
 
 
 @contextmanager

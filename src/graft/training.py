@@ -26,10 +26,8 @@ from graft.schedule import cut_batches, epoch_order
 from graft.selection import calibrate_phase, select_phase, settle, validate
 from graft.solving import solve_phase
 from graft.state import State, Trained
-from graft.stepping import Stepper, stepper_for
+from graft.stepping import Stepper, set_modes, stepper_for
 from graft.steps import Calibrate, Select, Solve
-from graft.stochastic_depth import set_drop_path
-from graft.surgery import set_training_mode
 
 Records = Generator[Record, None, Trained]
 
@@ -129,10 +127,7 @@ def _epoch(run: State, phase: Phase, stepper: Stepper) -> Iterator[Record]:
     batches = cut_batches(_draws(run, phase, view), train.batch_size)[position.step :]
     mine = [run.engine.share(batch) for batch in batches]
     pictures = run.pictures(run.splits.train, train.augmentation, flip=train.flip)
-    trunk = run.model.trunk
-    set_training_mode(trunk, run.backbone.stages, train.stages, statistics=train.following)
-    set_drop_path(trunk, train.drop_path, run.backbone.trunk)
-    run.model.head.train()
+    set_modes(run, train)
     loading = loader(pictures, mine, run.plan.numerics.workers)
     for batch, (tensors, targets, _) in zip(batches, loading, strict=True):
         loss = stepper.step([item for item, _ in batch], tensors, targets)

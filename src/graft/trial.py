@@ -20,10 +20,8 @@ from graft.data.items import Splits
 from graft.inference import BATCH, forward_batches, views_of
 from graft.plan import Phase, Plan
 from graft.state import State
-from graft.stepping import Stepper, stepper_for
+from graft.stepping import Stepper, set_modes, stepper_for
 from graft.steps import Select, Solve
-from graft.stochastic_depth import set_drop_path
-from graft.surgery import set_training_mode
 
 LONGEST = 1.0  # seconds of timed steps a phase
 MOST_STEPS = 4
@@ -66,10 +64,7 @@ def measure_costs(backbone: Backbone, splits: Splits, plan: Plan) -> dict[int, C
 def _phase_cost(run: State, phase: Phase, decode: float, forward: float) -> Cost:
     train = phase.train
     run.begin_phase(phase)
-    trunk = run.model.trunk
-    set_training_mode(trunk, run.backbone.stages, train.stages, statistics=train.following)
-    set_drop_path(trunk, train.drop_path, run.backbone.trunk)
-    run.model.head.train()
+    set_modes(run, train)
     batch = list(range(min(train.batch_size, len(run.splits.train))))
     mine = run.engine.share(batch)
     pictures = run.pictures(run.splits.train, train.augmentation, flip=train.flip)

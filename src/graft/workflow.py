@@ -229,11 +229,11 @@ def measure(
     if evidence is not None:
         evidence = Evidence.model_validate_json(engine.share_text(evidence.model_dump_json()))
     given = {"lr", "rates"} & {name for name, value in recipe.train if value is not None}
-    rates = () if evidence is None or given else rates_to_try(evidence)
+    rates = () if evidence is None or given else rates_to_try(evidence, validates=splits.val is not None)
     if evidence is None or not rates:
         return evidence
-    tried = try_rates(recipe, backbone, splits, evidence, rates)
-    evidence = evidence.model_copy(update={"rates": tried})
+    trial = try_rates(recipe, backbone, splits, evidence, rates)
+    evidence = evidence.model_copy(update={"trial": trial})
     return Evidence.model_validate_json(engine.share_text(evidence.model_dump_json()))
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from graft.errors import RecipeError, suggest
 from graft.recipe import Recipe
@@ -62,8 +62,11 @@ class Ask:
             return self.recipe.epochs
         return max(least, min(most, math.ceil(steps / self.steps_per_epoch)))
 
-    def solve(self, name: str = "head") -> Solve:
-        return Solve(name=name, class_weights=self.recipe.train.class_weights)
+    def solve(self, name: str = "head", *, batchnorm: Literal["frozen", "adaptive"] = "frozen") -> Solve:
+        """The head solved on the resting body, with its statistics or those of the pictures."""
+        wish = self.recipe.train
+        adapts = batchnorm == "adaptive" and "batchnorm" not in wish.model_fields_set
+        return Solve(name=name, class_weights=wish.class_weights, adapt=self.stages if adapts else ())
 
     def start(self) -> tuple[Solve, ...]:
         """The head solved first, or nothing where it starts random."""
