@@ -157,6 +157,7 @@ def test_auto_is_the_default() -> None:
         (0.5, 10.0, False, 0),
         (0.9, 40.0, False, 1),
         (0.9, 40.0, True, 0),
+        (0.58, 40.0, False, 0),  # near, but there is much to learn
         (0.05, 40.0, False, 0),
     ],
 )

@@ -25,6 +25,7 @@ Domain = Literal["near", "between", "far"]
 Augmentation = Literal["light", "standard"]
 Statistics = Literal["frozen", "adaptive"]
 FEWEST_EPOCHS = 20
+PLENTY = 0.6  # information from which on a solved head may be better than any training of the body
 TRIAL_STEPS = 150
 ENOUGH_TO_TRY = 30  # items in the median class, a fifth of which can tell rates apart
 
@@ -121,7 +122,8 @@ def rates_to_try(evidence: Evidence, *, validates: bool) -> tuple[float, ...]:
     domain = _domain(evidence)
     if domain == "between":
         return HABITS["between"].rate, HABITS["far"].rate
-    return (HABITS["near"].rate,) if domain == "near" and not validates else ()
+    spoilable = domain == "near" and evidence.top.information > PLENTY and not validates
+    return (HABITS["near"].rate,) if spoilable else ()
 
 
 def _domain(found: Evidence) -> Domain:
