@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+_store = tempfile.TemporaryDirectory(prefix="graft-store-")
+os.environ["GRAFT_STORE"] = _store.name  # never the user's own
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -19,6 +23,10 @@ from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
 
 # Two busy torch threads on a shared machine are far slower than one.
 torch.set_num_threads(1)
+
+# How long an example takes says something of the machine, and nothing of the code.
+hypothesis.settings.register_profile("graft", deadline=None)
+hypothesis.settings.load_profile("graft")
 
 
 @pytest.fixture

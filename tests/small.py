@@ -1,14 +1,16 @@
 """A tiny network, tiny pictures, and a library ("tiny/net") of that network, for tests.
 
 The network has what matters in a real one: batch-norm, dropout, three stages, a classifier. Pictures
-are 8 pixels wide and tell their class by colour and noise, so that a few steps learn it.
+are 8 pixels wide and tell their class by colour and noise, so that a few steps learn it. What training
+tells is drained into a list.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "train__batch_size": 8,
     "epochs": 2,
 }
+Told, Result = TypeVar("Told"), TypeVar("Result")
 COLOURS = {"blue": (60, 90, 190), "green": (70, 180, 80), "red": (190, 80, 70)}
 
 
@@ -78,3 +81,13 @@ def write_pictures(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
         for number, pixels in enumerate(make_pictures(label, count, seed)):
             Image.fromarray(pixels).save(folder / label / f"{number:03d}.png")
     return folder
+
+
+def drain(steps: Generator[Told, None, Result]) -> tuple[list[Told], Result]:
+    """Everything that ``steps`` tells, and what comes out in the end."""
+    found = []
+    while True:
+        try:
+            found.append(next(steps))
+        except StopIteration as end:
+            return found, end.value

@@ -388,9 +388,7 @@ def test_odd_json_is_one_error(folder: Path, text: str) -> None:
         load_bundle(folder)
 
 
-FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FUZZ

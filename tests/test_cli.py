@@ -134,6 +134,7 @@ def test_formats_and_files_of_predictions(graft: Graft, finished_run: Path, phot
     assert graft("predict", *where, "--format", "csv", "--out", "x.csv").out == ""
     assert len(Path("x.csv").read_text().splitlines()) == 11
     check_refused(graft("predict", *where, "--format", "xml"), "table, jsonl or csv")
+    check_refused(graft("predict", *where, "--set", "data.max_value=9"), "no effect here: data.max_value")
     check_refused(graft("predict", *where, "--out", "no/such/x.csv"), "No such file", code=1)
 
 

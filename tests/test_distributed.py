@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from graft.backbones.assembly import state_digest
 from graft.engine import start_engine
 from graft.errors import RunError, TrainingError
 from graft.numerics import Numerics
@@ -27,10 +28,13 @@ TESTS = Path(__file__).parent
 CASES: dict[str, dict[str, Any]] = {
     "two-phase": {"strategy": "two-phase"},
     "accumulated": {"strategy": "full", "train__accumulate": 2, "head_init": "random"},
+    "averaged": {"strategy": "two-phase", "train__ema": 0.7, "train__batchnorm": "adaptive"},
 }
 
 
-def carry_out_cases(photos: str, folder: str) -> None:
+def carry_out_cases(photos: str, folder: str) -> dict[str, str]:
+    """Carry out each case in a folder of its own; a digest of the weights that this process ended with."""
+    digests = {}
     base = SETTINGS | {"train__lr": 2e-3, "train__augmentation": "light", "train__optimizer": "sgd"}
     for name, settings in CASES.items():
         recipe = read_recipe(**(base | settings), data__path=photos)
@@ -38,7 +42,9 @@ def carry_out_cases(photos: str, folder: str) -> None:
         for module in prepared.backbone.trunk.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # each process has masks of its own
-        drain(carry_out(prepared, choose_run(Path(folder) / name, recipe)))
+        bundle = drain(carry_out(prepared, choose_run(Path(folder) / name, recipe)))
+        digests[name] = state_digest(bundle.model)
+    return digests
 
 
 # Two processes are started once for everything that needs them: starting takes longer than training.
@@ -54,7 +60,8 @@ from graft.workflow import carry_out, drain, prepare_again
 from test_distributed import carry_out_cases
 
 photos, folder, other = sys.argv[1:4]
-carry_out_cases(photos, folder)
+for case, digest in carry_out_cases(photos, folder).items():
+    print("weights", case, digest, os.environ["RANK"], flush=True)
 said = []
 try:
     run = open_run(other)
@@ -83,7 +90,7 @@ def run_twice(*arguments: str, script: Path) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> tuple[Path, str]:
-    """Both cases by one process and by two, and what two said to a run that was planned for one."""
+    """All cases by one process and by two, and what two said to a run that was planned for one."""
     folder = tmp_path_factory.mktemp("processes")
     photos = str(write_pictures(folder / "photos", {"blue": 6, "green": 7, "red": 8}))
     script = folder / "script.py"
@@ -92,7 +99,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> tuple
     return folder, run_twice(photos, str(folder / "two"), str(finished_run), script=script)
 
 
-@pytest.mark.parametrize("case", ["two-phase", "accumulated"])
+@pytest.mark.parametrize("case", CASES)
 def test_two_processes_give_what_one_gives(place: tuple[Path, str], case: str) -> None:
     folder, _ = place
     one, two = (load_file(folder / n / case / "bundle" / "weights.safetensors") for n in ("one", "two"))
@@ -103,7 +110,7 @@ def test_two_processes_give_what_one_gives(place: tuple[Path, str], case: str) -
         assert torch.allclose(one[name], two[name], rtol=0, atol=1e-5), name
 
 
-@pytest.mark.parametrize("case", ["two-phase", "accumulated"])
+@pytest.mark.parametrize("case", CASES)
 def test_the_log_is_written_once_and_says_the_same(place: tuple[Path, str], case: str) -> None:
     folder, told = place
     logs = [
@@ -116,13 +123,34 @@ def test_the_log_is_written_once_and_says_the_same(place: tuple[Path, str], case
             if one.get(key) is not None:
                 assert two[key] == pytest.approx(one[key], abs=1e-4), (one, two)
     assert sorted(line[:6] for line in told.splitlines() if line.startswith("done")) == ["done 0", "done 1"]
-    assert sorted(path.name for path in (folder / "two").iterdir()) == ["accumulated", "two-phase"]
+    assert sorted(path.name for path in (folder / "two").iterdir()) == sorted(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_processes_end_with_the_same_weights(place: tuple[Path, str], case: str) -> None:
+    """Also where they choose among checkpoints, averages and blends, and adapt statistics."""
+    _, told = place
+    ends = [line.split() for line in told.splitlines() if line.startswith(f"weights {case} ")]
+    assert sorted(rank for *_, rank in ends) == ["0", "1"]
+    assert len({digest for _, _, digest, _ in ends}) == 1
+
+
+def test_all_processes_choose_among_the_same_candidates(place: tuple[Path, str]) -> None:
+    folder, _ = place
+    results = [
+        json.loads((folder / name / "averaged" / "result.json").read_text()) for name in ("one", "two")
+    ]
+    one, two = (result["selected"]["candidates"] for result in results)
+    assert "running average" in one
+    assert one.keys() == two.keys()
+    for name, scores in one.items():
+        assert two[name]["loss"] == pytest.approx(scores["loss"], rel=2e-3), name
 
 
 def test_training_moved_something(place: tuple[Path, str]) -> None:
     """Else two processes would agree whatever they did."""
     folder, _ = place
-    for case in ("two-phase", "accumulated"):
+    for case in CASES:
         lines = (folder / "one" / case / "metrics.jsonl").read_text().splitlines()
         kept = [json.loads(line)["kept_epoch"] for line in lines if '"finished"' in line]
         assert max(epoch or 0 for epoch in kept) > 0, case

@@ -293,6 +293,7 @@ def test_which_runs_need_validation_data() -> None:
         ({"head": "mlp"}, True, "not linear"),
         ({}, False, "random weights"),
         ({"strategy": "full"}, True, "no validation data"),
+        ({"strategy": "gradual", "epochs": 2}, True, "2 epochs thaw 1 of 2 stages; 4 would thaw all."),
     ],
 )
 def test_notes_tell_what_a_person_may_not_expect(

@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from graft.bundle import Bundle, load_bundle
 from graft.data import read_items, read_splits
 from graft.data.dataset import Pictures
 from graft.data.transforms import preprocess
-from graft.errors import DataError
+from graft.errors import DataError, RecipeError
 from graft.prediction import Prediction, Predictions
 from graft.recipe import DataSettings
 from graft.task import Task
@@ -143,9 +144,10 @@ def test_training_validation_and_prediction_see_the_same_tensors(bundle: Bundle,
         assert torch.equal(tensor, predicted[number][0])
         # What a network sees in training without augmentation is that, too.
         assert torch.equal(tensor, Pictures(splits.train, how, preset="none")[number, 3][0])
-        assert torch.equal(tensor, preprocess(trained._decode(number), how))
+        picture, whole = trained._decode(number)
+        assert torch.equal(tensor, preprocess(picture, how, whole=whole))
     sideways = next(i for i, name in enumerate(items.ids) if name.endswith("a/sideways.jpg"))
-    assert trained._decode(sideways).shape == (3, 11, 9)
+    assert trained._decode(sideways).pixels.shape == (3, 11, 9)
 
 
 def make_predictions(*rows: Prediction, labels: tuple[str, ...] = ("a", "b")) -> Predictions:
@@ -295,3 +297,37 @@ def test_bundles_of_label_sets_and_of_bands_are_read_as_they_were_trained(
     bright = [picture.astype(np.float32) * (1000 / 255) for picture in some_pictures(5)]
     plain = many.predict(some_pictures(5), device="cpu")
     assert torch.allclose(table(again.predict(bright, device="cpu")), table(plain), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reads"),
+    [
+        ({"max_value": 1000.0}, ""),
+        ({"channels": 3}, ""),
+        ({"size": 16}, ""),
+        ({"statistics": "data"}, ""),
+        ({"validation": 0.1}, ""),
+        ({"path": "photos"}, ""),
+        ({"image": "file"}, "evaluate"),
+        ({"label": "species"}, "evaluate"),
+        ({"split": "part"}, "evaluate"),
+        ({"bad_share": 1.0}, "evaluate"),
+        ({"max_megapixels": 1.0}, "predict evaluate"),
+    ],
+    ids=str,
+)
+def test_settings_that_mean_nothing_to_a_bundle_are_refused(
+    bundle: Bundle, tmp_path: Path, setting: dict[str, Any], reads: str
+) -> None:
+    """The bundle says how pictures are read and prepared; a setting must not seem to."""
+    table = tmp_path / "table.csv"
+    table.write_text("path,file,label,species,split,part\n" + "a.png,a.png,red,red,test,test\n" * 2)
+    Image.fromarray(some_pictures(1)[0]).save(tmp_path / "a.png")
+    settings = DataSettings(**setting)
+    words = f"Of no effect here: data.{next(iter(setting))}; of data only .*max_megapixels"
+    for verb, data in ((bundle.predict, tmp_path), (bundle.evaluate, table)):
+        if verb.__name__ in reads:
+            assert verb(data, device="cpu", settings=settings) is not None
+        else:
+            with pytest.raises(RecipeError, match=words):
+                verb(data, device="cpu", settings=settings)

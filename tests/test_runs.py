@@ -20,7 +20,7 @@ from graft.backbones.contract import Backbone
 from graft.data import read_splits
 from graft.data.items import Splits
 from graft.errors import RunError
-from graft.plan import Plan, make_plan
+from graft.plan import VERSION, Plan, make_plan
 from graft.recipe import DataSettings, Recipe, read_recipe
 from graft.runs import Log, Run, begin, choose_run, locked, open_run, point_latest
 from small import COLOURS, SETTINGS, make_tiny, write_pictures
@@ -194,6 +194,17 @@ def test_damaged_files_of_a_run_are_named(begun: Run, splits: Splits, text: str)
     (begun.folder / "data.json").write_text(text)
     with pytest.raises(RunError, match=r"data\.json"):
         begun.check_data(splits)
+
+
+def test_a_plan_of_another_version_is_refused(begun: Run) -> None:
+    """Before its values are looked at: another version may have others."""
+    for version in (1, VERSION + 1):
+        (begun.folder / "plan.json").write_text(json.dumps({"version": version, "unheard": 1}))
+        words = (
+            rf"plan\.json is a plan of version {version}, .*expects version {VERSION}: go on with the graft"
+        )
+        with pytest.raises(RunError, match=words):
+            _ = begun.plan
 
 
 def test_a_run_is_held_by_one_process_at_a_time(begun: Run) -> None:

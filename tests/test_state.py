@@ -19,7 +19,7 @@ from graft.recipe import read_recipe
 from graft.records import Record
 from graft.state import State, Trained
 from graft.training import fit_steps
-from small import make_tiny
+from small import drain, make_tiny
 
 # Without a solved head, which takes most of a short run's time; its phase begins anew in any case.
 BASE: dict[str, Any] = {
@@ -68,15 +68,6 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
 
 def plan_for(splits: Splits, **settings: Any) -> Any:
     return make_plan(read_recipe(**(BASE | settings)), make_tiny(), splits)
-
-
-def drain(steps: Any) -> tuple[list[Record], Trained]:
-    found = []
-    while True:
-        try:
-            found.append(next(steps))
-        except StopIteration as end:
-            return found, end.value
 
 
 def same(one: Trained, two: Trained) -> bool:

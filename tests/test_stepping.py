@@ -18,10 +18,13 @@ from graft.backbones.contract import Backbone
 from graft.data import read_splits
 from graft.data.balance import class_weights
 from graft.data.items import Splits
+from graft.engine import seeded
 from graft.errors import TrainingError
+from graft.mixing import mix_batch
 from graft.plan import Phase, make_plan
 from graft.recipe import DataSettings, read_recipe
 from graft.schedule import cycle_momentum, rate_factor
+from graft.seeds import mix
 from graft.state import State, Trained
 from graft.stepping import Stepper, stepper_for
 from graft.surgery import set_training_mode, undecayed
@@ -350,6 +353,31 @@ def test_mixing_is_seeded_by_the_step(backbone: Backbone, alone: Splits) -> None
     with ready(backbone, alone, train__lr=1e-30, train__head_lr=1e-30) as stepper:
         plain = [take_step(stepper, number) for number in range(3)]
     assert plain == pytest.approx([plain[0]] * 3)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_sets_of_labels_are_mixed_as_rows(backbone: Backbone, kind: str) -> None:
+    """Blue pictures are called cold, too: where two meet, what both have is there whole."""
+    sets = [["blue", "cold"], ["green", "cold"], ["red"]] * 8
+    pictures = [make_pictures(names[0], 1, seed=number)[0] for number, names in enumerate(sets)]
+    splits = read_splits((pictures, sets), DataSettings(validation=0.0))
+    assert splits.task.multi_label
+    # A batch of every third picture from the first would be of one kind.
+    splits = replace(splits, train=splits.train.select(np.random.default_rng(0).permutation(24)))
+    with ready(backbone, splits, **{f"train__{kind}": 1.0}) as stepper:
+        run, strengths = stepper.run, {"mixup": 0.0, "cutmix": 0.0, kind: 1.0}
+        batch = list(range(0, 24, 3))
+        tensors = torch.stack([run.pictures(splits.train)[item][0] for item in batch])
+        rows = torch.from_numpy(splits.train.targets[batch]).float()
+        for number in range(2):
+            with torch.no_grad(), seeded(mix(run.plan.seed, 0, number, 0), torch.device("cpu")):
+                mixed, shares = mix_batch(tensors, rows, **strengths)
+                expected = float(splits.task.losses(run.model(mixed), shares).mean())
+            assert ((shares > 0) & (shares < 1)).any()
+            assert (shares.sum(1) > 1).any()
+            before = weights_of(stepper)
+            assert take_step(stepper, number) == pytest.approx(expected, abs=1e-6)
+            assert any(not torch.equal(before[name], value) for name, value in weights_of(stepper).items())
 
 
 # ---------------------------------------------------------------------------------------------

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from graft import strategies
+from graft.backbones.contract import Backbone
+from graft.data.items import Splits
 from graft.errors import RecipeError
 from graft.options import PhaseOptions
+from graft.plan import make_plan
 from graft.recipe import read_recipe
 from graft.steps import Calibrate, Select, Solve, Step, Train
 from graft.strategies import Ask, plan_steps, register_strategy, strategy_names, strategy_table
+from graft.workflow import measure
 
 STAGES = ("stem", "middle", "top")
 NAMES = [
@@ -292,3 +296,23 @@ def test_a_strategy_of_ones_own_gets_the_options_and_may_choose_for_itself() -> 
     assert (train.clip, train.ema, train.adapt) == (3.0, 0.9, STAGES)
     assert choice == Select(checkpoints=5)
     assert not any(isinstance(step, Calibrate) for step in (train, choice))
+
+
+@pytest.mark.usefixtures("_registry")
+def test_a_strategy_of_ones_own_may_decide_by_evidence(backbone: Backbone, splits: Splits) -> None:
+    asked = []
+
+    def own(what: Ask, _: str) -> tuple[Step, ...]:
+        asked.append(what.evidence)
+        return what.start()
+
+    register_strategy("blind", own)
+    register_strategy("seeing", own, wants_evidence=True)
+    for name in ("blind", "seeing"):
+        recipe = read_recipe(strategy=name, device="cpu")
+        evidence = measure(recipe, backbone, splits)
+        plan = make_plan(recipe, backbone, splits, evidence)
+        assert (evidence is not None) == (asked[-1] is not None) == (name == "seeing")
+        assert plan.tta == "none"  # what follows from the evidence is the strategy's own to say
+        assert plan.notes == ()
+    assert asked[-1] == evidence

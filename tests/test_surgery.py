@@ -6,10 +6,13 @@ import pickle
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from graft import surgery
 from graft.backbones.assembly import state_digest
+from graft.backbones.staging import cut_stages
+from graft.backbones.tracing import trace_network
 from graft.errors import BackboneError
 
 PICTURES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -54,6 +57,48 @@ def test_freeze_takes_names_beginnings_and_stages() -> None:
     stage = surgery.stages_of(net, PICTURES)[2]
     surgery.freeze(net, stage)
     assert not any(p.requires_grad for p in net.get_submodule(stage.name).parameters())
+
+
+def test_freeze_takes_every_name_that_stages_of_gives() -> None:
+    """The first stage of a ResNet, conv1 and bn1, is called stem: no part of it has that name."""
+    net = timm.create_model("test_resnet").train()
+    stem, *others = surgery.stages_of(net)
+    surgery.freeze(net, [stem.name, "layer1"])
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    assert frozen == {*stem.parameters, *others[0].parameters}
+    assert not any(net.get_submodule(name).training for name in stem.modules)
+    surgery.unfreeze(net, "stem")
+    assert all(net.get_parameter(name).requires_grad for name in stem.parameters)
+    for stage in others:
+        surgery.freeze(net, stage.name)
+    with pytest.raises(BackboneError, match=r"'steem'.*Did you mean 'stem'.*stages are: stem, layer1"):
+        surgery.freeze(net, "steem")
+    with pytest.raises(BackboneError, match=r"'stm'.*stages could not be found: .*does not compute"):
+        surgery.freeze(net, "stm", example=torch.zeros(1, 5, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "below"),
+    [("vgg11", "classifier.6", "classifier.3"), ("convnext_tiny", "classifier.2", "classifier.0")],
+)
+def test_the_classifier_is_a_stage_of_its_own(name: str, last: str, below: str) -> None:
+    """Pretrained layers beside it, hidden ones or a norm, are not of its stage."""
+    net = torchvision.models.get_model(name, num_classes=5)
+    *body, head = surgery.stages_of(net, torch.zeros(1, 3, 32, 32))
+    assert (head.name, head.parameters, head.modules) == (last, (f"{last}.weight", f"{last}.bias"), (last,))
+    assert below in body[-1].modules
+    groups = surgery.param_groups(net, 1e-4, head_lr=1.0, stages=[*body, head])
+    assert sum(p.numel() for group in groups if group["lr"] == 1.0 for p in group["params"]) == sum(
+        p.numel() for p in net.get_submodule(last).parameters()
+    )
+
+
+def test_without_a_classifier_that_comes_last_stages_are_those_of_the_backbone() -> None:
+    net = torchvision.models.VisionTransformer(16, 8, 2, 1, 8, 16)
+    surgery.remove_head(net)
+    example = torch.zeros(1, 3, 16, 16)
+    expected = cut_stages(net, trace_network(net, example))[0]
+    assert surgery.stages_of(net, example) == expected
 
 
 def test_a_wrong_stage_name_is_refused_with_the_nearest() -> None:

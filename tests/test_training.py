@@ -20,7 +20,7 @@ from graft.plan import Plan, make_plan
 from graft.recipe import DataSettings, read_recipe
 from graft.records import Record
 from graft.training import Trained, fit, fit_steps
-from small import COLOURS, make_pictures, make_tiny
+from small import COLOURS, drain, make_pictures, make_tiny
 
 BASE = {
     "device": "cpu",
@@ -33,15 +33,6 @@ BASE = {
 
 def plan_for(backbone: Backbone, splits: Splits, **settings: Any) -> Plan:
     return make_plan(read_recipe(**(BASE | settings)), backbone, splits)
-
-
-def drain(steps: Any) -> tuple[list[Record], Trained]:
-    found = []
-    while True:
-        try:
-            found.append(next(steps))
-        except StopIteration as end:
-            return found, end.value
 
 
 def fit_last(backbone: Backbone, splits: Splits, **settings: Any) -> Trained:

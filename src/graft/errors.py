@@ -52,6 +52,10 @@ class TrainingError(GraftError):
     """Training cannot go on: the loss is not finite, the disk is full, frozen values moved."""
 
 
+class StoreError(GraftError):
+    """The store of features cannot be used as it was asked."""
+
+
 class Interrupted(GraftError):
     """The person stopped the run; what was reached is saved and can be resumed."""
 

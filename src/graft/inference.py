@@ -9,6 +9,7 @@ Shapes: N items, B of them a batch, D outputs (features or logits).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,16 @@ from graft.data.dataset import Pictures, loader
 from graft.schedule import cut_batches, epoch_order
 from graft.seeds import mix
 
+if TYPE_CHECKING:
+    from graft.reuse.states import States
+
 BATCH = 64
 ZOOM = 7 / 8  # of each side, in the view that looks closer
 
 
 def forward_batches(
     network: nn.Module,
-    pictures: Pictures,
+    pictures: Pictures | States,
     device: torch.device,
     *,
     indices: range | list[int] | None = None,
@@ -36,23 +40,30 @@ def forward_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (indices [B], outputs [B, D] in float32 on the CPU) until every item is done.
 
-    ``tta``: outputs are the mean over these views. The network's mode is restored
-    afterwards; it is moved to ``device`` and stays there.
+    ``pictures`` may be states, where the network takes those (see feeding.py). ``tta``: outputs are the
+    mean over these views, of pictures alone. The network's mode is restored afterwards; it is moved to
+    ``device`` and stays there.
     """
     items = list(range(len(pictures)) if indices is None else indices)
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     modes = {module: module.training for module in network.modules()}
     network.eval().to(device)
     try:
-        for tensors, _, places in loader(pictures, batches, workers):
+        for tensors, _, places in pictures.batches(batches, workers):
             with torch.inference_mode():
-                inputs = tensors.to(device, memory_format=torch.channels_last)
+                inputs = to_device(tensors, device)
                 views = [network(view).float() for view in views_of(inputs, tta)]
                 outputs = (sum(views[1:], start=views[0]) / len(views)).cpu()
             yield places, outputs
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def to_device(inputs: Tensor, device: torch.device) -> Tensor:
+    """A batch on the device; pictures [B, K, h, w] with their channels last, as networks like them."""
+    layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
+    return inputs.to(device, memory_format=layout)
 
 
 def forward_all(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field
@@ -24,11 +24,11 @@ from graft.model import Head, Model
 from graft.numerics import Numerics, resolve_device, resolve_numerics, world_size
 from graft.options import Frozen, Views
 from graft.recipe import Recipe
+from graft.reuse.planning import Reuse, find_reuse, views_for
 from graft.schedule import count_warmup, steps_in_epoch
 from graft.steps import Calibrate, Select, Solve, Step, Train
 from graft.stochastic_depth import droppable
-from graft.strategies import Ask, decides_by_evidence, plan_steps, split_name
-from graft.strategies.auto import decide
+from graft.strategies import Ask, decides_by_evidence, entry_of, notes_of, plan_steps, split_name
 from graft.surgery import undecayed
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class Phase(Frozen):
     groups: tuple[Group, ...]
     frozen: tuple[str, ...]
     """Stages that stay as they are."""
+    views: int | None = None
+    """How many views of a picture there are, which begin anew; None: a new one in every epoch."""
+    reuse: Reuse | None = None
+    """Where what is frozen is computed once; None: the whole network runs in every step."""
 
     @property
     def steps(self) -> int:
@@ -181,6 +185,8 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evid
         raise DataError(
             f"{len(splits.val)} validation pictures are too few for {numerics.processes} processes."
         )
+    reuses = _reuses(recipe, backbone, steps)
+    views = _views_kept(recipe, steps, reuses, items + _length(splits.val))
     return Plan(
         strategy=recipe.strategy,
         seed=recipe.seed,
@@ -195,10 +201,15 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evid
             test=_length(splits.test),
             fingerprint=splits.fingerprint,
         ),
-        phases=tuple(_resolve(step, names, items) if isinstance(step, Train) else step for step in steps),
+        phases=tuple(
+            _resolve(step, names, items, reuse=reuses.get(number), views=views)
+            if isinstance(step, Train)
+            else step
+            for number, step in enumerate(steps)
+        ),
         numerics=numerics,
-        tta=recipe.final.tta or _tta(ask, steps),
-        notes=tuple(_notes(ask, steps, splits, backbone)),
+        tta=_views(ask, steps),
+        notes=(*_notes(ask, steps, splits, backbone), *_reuse_notes(steps, reuses, views, items)),
     )
 
 
@@ -262,12 +273,9 @@ def _ask(
     )
 
 
-def _tta(ask: Ask, steps: Iterable[Step]) -> Views:
-    """Auto looks closer, too, and at the mirror image where that was measured to keep its label."""
-    if not decides_by_evidence(ask.recipe) or ask.evidence is None:
-        return "none"
-    mirrors = all(step.flip for step in steps if isinstance(step, Train))
-    return "flip+zoom" if mirrors and decide(ask.evidence).flips else "zoom"
+def _views(ask: Ask, steps: Sequence[Step]) -> Views:
+    of_strategy = entry_of(ask.recipe).views
+    return ask.recipe.final.tta or ("none" if of_strategy is None else of_strategy(ask, steps))
 
 
 def _check_batchnorm(recipe: Recipe, backbone: Backbone) -> None:
@@ -312,7 +320,51 @@ def _head(recipe: Recipe, backbone: Backbone, *, classes: int) -> Head:
     return Head(backbone.feature_dim, classes, recipe.head, recipe.head_hidden, dropout)
 
 
-def _resolve(train: Train, names: _Names, items: int) -> Phase:
+def _reuses(recipe: Recipe, backbone: Backbone, steps: Sequence[Step]) -> dict[int, Reuse]:
+    """By the number of a step, where it can be split below what trains. Mixed pictures cannot be stored."""
+    if not recipe.reuse.store:
+        return {}
+    found: dict[int, Reuse | None] = {}
+    places: dict[int, Reuse | None] = {}  # several phases may rest to the same place
+    for number, step in enumerate(steps):
+        if isinstance(step, Train) and not (step.mixup or step.cutmix):
+            moving = [place for place, name in enumerate(backbone.stage_names) if name in step.stages]
+            frozen = min(moving, default=len(backbone.stages))
+            if frozen and frozen not in places:
+                places[frozen] = find_reuse(backbone, frozen)
+            found[number] = places.get(frozen)
+    return {number: reuse for number, reuse in found.items() if reuse is not None}
+
+
+def _views_kept(recipe: Recipe, steps: Sequence[Step], reuses: dict[int, Reuse], items: int) -> int | None:
+    """How many views of each picture the phases that reuse take in turn; 0: there is no room for any."""
+    if recipe.reuse.views is not None or not reuses:
+        return recipe.reuse.views
+    epochs = sum(step.epochs for step in steps if isinstance(step, Train))
+    largest = max(reuse.row_bytes for reuse in reuses.values())
+    return views_for(epochs, items, largest, recipe.reuse.room)
+
+
+def _reuse_notes(
+    steps: Sequence[Step], reuses: dict[int, Reuse], views: int | None, items: int
+) -> Iterable[str]:
+    for number, reuse in reuses.items():
+        step = steps[number]
+        assert isinstance(step, Train)
+        kept = 1 if step.augmentation == "none" else min(views or 1, step.epochs)
+        size = f"{items * reuse.row_bytes * kept / 1e9:.2g} GB"
+        where = "The backbone" if reuse.above == "head" else f"What lies below {reuse.above}"
+        if views:
+            times = "once" if kept == 1 else f"{kept} times, for as many views,"
+            yield f"{where} runs {times} on each picture in phase {number + 1}; at most {size} are kept."
+        else:
+            yield (
+                f"{where} runs in every step of phase {number + 1}: reuse.limit leaves no room for the "
+                f"{size} that would be kept."
+            )
+
+
+def _resolve(train: Train, names: _Names, items: int, *, reuse: Reuse | None, views: int | None) -> Phase:
     per_epoch = steps_in_epoch(items, train.batch_size)
     return Phase(
         train=train,
@@ -320,6 +372,8 @@ def _resolve(train: Train, names: _Names, items: int) -> Phase:
         warmup_steps=count_warmup(train.warmup, epochs=train.epochs, per_epoch=per_epoch),
         groups=tuple(_groups(train, names)),
         frozen=tuple(name for name in names.stages if name not in train.stages),
+        views=views if reuse and views else None,
+        reuse=reuse if views else None,
     )
 
 
@@ -344,10 +398,7 @@ def _groups(train: Train, names: _Names) -> Iterable[Group]:
 
 
 def _notes(ask: Ask, steps: Iterable[Step], splits: Splits, backbone: Backbone) -> Iterable[str]:
-    if decides_by_evidence(ask.recipe) and ask.pretrained:
-        asked = {name for name, value in ask.recipe.train if value is not None}
-        asked &= ask.recipe.train.model_fields_set
-        yield from (words for name, words in decide(ask.evidence).reasons if name not in asked)
+    yield from notes_of(ask)
     if ask.recipe.head_init == "auto" and not ask.solvable:
         why = "is not linear" if ask.pretrained else "stands on random weights"
         yield f"The head starts random: it {why}, so it cannot be solved."

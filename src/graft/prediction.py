@@ -22,13 +22,16 @@ from graft.backbones.contract import Preprocess
 from graft.data import read_items, read_labelled
 from graft.data.dataset import Pictures
 from graft.data.items import Problem
-from graft.errors import DataError
+from graft.errors import DataError, RecipeError
 from graft.inference import forward_all
 from graft.metrics import Metrics, MultiLabelMetrics
 from graft.recipe import DataSettings
 from graft.task import Kind, Task
 
 SEPARATOR = "|"
+# What of the data settings says how pictures and labels are found; the rest is the bundle's to say.
+_TO_PREDICT = ("max_megapixels", "separator")
+_TO_EVALUATE = ("bad_share", "image", "label", "max_megapixels", "separator", "split")
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,11 @@ def predict_items(
 
     Raises:
         DataError: no picture is found at all.
+        RecipeError: a setting of no effect.
     """
     if getattr(data, "ndim", 0) == 4:  # an array or tensor of several pictures
         data = list(data)
-    items, faults, problems = read_items(data, _for_network(settings, preprocess))
+    items, faults, problems = read_items(data, _for_network(settings, preprocess, _TO_PREDICT))
     if not items and not faults:
         raise DataError("\n".join(map(str, problems)) or "No picture was named.")
     logits = forward_all(model, Pictures(items, preprocess), device, tta=tta) if len(items) else None
@@ -172,16 +176,27 @@ def evaluate_items(
 
     Raises:
         DataError: the data cannot be read, or has a class that ``task`` does not know.
+        RecipeError: a setting of no effect.
     """
-    items, problems = read_labelled(data, _for_network(settings, preprocess), task)
+    items, problems = read_labelled(data, _for_network(settings, preprocess, _TO_EVALUATE), task)
     assert items.targets is not None
     logits = forward_all(model, Pictures(items, preprocess), device, tta=tta)
     metrics = task.measure(logits.numpy(), items.targets)
     return replace(metrics, problems=tuple(map(str, problems)))
 
 
-def _for_network(settings: DataSettings, preprocess: Preprocess) -> DataSettings:
-    """Pictures are read as for training: as many channels, and the same value for full."""
+def _for_network(settings: DataSettings, preprocess: Preprocess, known: Sequence[str]) -> DataSettings:
+    """Pictures are read as for training: as many channels, and the same value for full.
+
+    Raises:
+        RecipeError: a setting was given that is none of the ``known`` ones.
+    """
+    idle = sorted(settings.model_fields_set.difference(known))
+    if idle:
+        raise RecipeError(
+            f"Of no effect here: {', '.join(f'data.{name}' for name in idle)}; of data only "
+            f"{', '.join(known)} can be set, for the bundle says how pictures are prepared."
+        )
     update = {"channels": preprocess.channels, "max_value": preprocess.max_value}
     return settings.model_copy(update=update)
 

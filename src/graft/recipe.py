@@ -44,8 +44,8 @@ class DataSettings(Frozen):
     channels: int = Field(default=3, ge=1, le=64)
     """Input channels of the network; pictures have 3 (or 1), arrays, .npy and TIFF files any number."""
     max_value: float | None = Field(default=None, gt=0.0)
-    """What counts as full in pixels of more than 8 bits of arrays, .npy and TIFF files; None: 65535 for 16
-    bits, 1 for floating point, and other kinds are refused."""
+    """What counts as full in pixels of more than 8 bits of arrays, .npy, TIFF and grey PNG files; None:
+    65535 for 16 bits, 1 for floating point, and other kinds are refused."""
     size: int | None = Field(default=None, ge=8, le=4096)
     """Height and width in pixels that the network sees; None: as its weights were trained."""
     statistics: Literal["auto", "weights", "data"] = "auto"
@@ -114,6 +114,27 @@ class FinalSettings(Frozen):
     (seven eighths of each side), or both and the mirrored middle. Predictions take that much longer."""
 
 
+class ReuseSettings(Frozen):
+    """What is kept of frozen stages, so that it is computed once."""
+
+    store: bool = True
+    """Whether what frozen stages make of pictures is kept on disk, for this run and others."""
+    limit: float = Field(default=10.0, gt=0.0)
+    """Gigabytes that the whole store may take; what was not used for the longest time goes first."""
+    views: int | None = Field(default=None, ge=1)
+    """How many augmented views of a picture are kept: epoch e sees view e mod K. From as many as there are
+    epochs on training is that without a store. None: a fifth as many as epochs, as far as they fit."""
+
+    @property
+    def limit_bytes(self) -> int:
+        return int(self.limit * 1e9)
+
+    @property
+    def room(self) -> int:
+        """Bytes that one run may count on."""
+        return self.limit_bytes // 2
+
+
 class Recipe(Frozen):
     """Everything a person can ask of a run."""
 
@@ -144,6 +165,7 @@ class Recipe(Frozen):
     thaw: dict[Annotated[int, Field(ge=0)], tuple[str, ...]] | None = None
     """For the strategy gradual: which stages begin to train at which epoch, as {"0": ["layer4"]}."""
     final: FinalSettings = FinalSettings()
+    reuse: ReuseSettings = ReuseSettings()
 
     @property
     def drop_path(self) -> float:

@@ -26,7 +26,7 @@ from graft.data.items import Splits, label_of
 from graft.errors import RunError, TrainingError
 from graft.files import read_json, write_json, write_text
 from graft.numerics import is_main
-from graft.plan import Phase, Plan
+from graft.plan import VERSION, Phase, Plan
 from graft.recipe import Recipe, make_recipe
 from graft.records import Record
 
@@ -69,10 +69,18 @@ class Run:
 
     @property
     def plan(self) -> Plan:
+        path = self.folder / "plan.json"
+        values = read_json(path, RunError)
+        found = values.get("version") if isinstance(values, dict) else None
+        if type(found) is int and found != VERSION:
+            raise RunError(
+                f"{path} is a plan of version {found}, and this graft expects version {VERSION}: go on "
+                "with the graft that began the run, or begin a new one."
+            )
         try:
-            return Plan.from_json((self.folder / "plan.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder / 'plan.json'} cannot be read: {error}") from None
+            return Plan.model_validate(values)
+        except ValueError as error:
+            raise RunError(f"{path} cannot be read: {error}") from None
 
     def check_data(self, splits: Splits) -> None:
         """Refuse to go on with data that is not what the run began with.

@@ -16,11 +16,13 @@ from torch import Tensor
 from graft import records
 from graft.averaging import average, interpolate
 from graft.calibration import calibrate
+from graft.data.dataset import Pictures
 from graft.errors import TrainingError
 from graft.inference import forward_batches
 from graft.leaders import Weights
 from graft.plan import Phase
 from graft.records import Record
+from graft.reuse.states import States
 from graft.state import State
 from graft.steps import Calibrate, Select
 
@@ -49,13 +51,16 @@ class Trial:
         return gain > error
 
 
-def validate(run: State, phase: Phase) -> Record:
-    """Meet the validation data and move the position past this epoch, keeping the best weights."""
+def validate(run: State, phase: Phase, val: Pictures | States | None) -> Record:
+    """Meet the validation data and move the position past this epoch, keeping the best weights.
+
+    ``val``: that data as the trunk takes it now.
+    """
     position = run.position
     run.engine.share_buffers(run.model)
     first = not position.validated
     epoch = position.epoch if first else position.epoch + 1
-    scores, better = _scores(run), True
+    scores, better = _scores(run, val), True
     if scores is not None:
         loss, accuracy = scores
         by_loss = phase.train.select == "loss" or not math.isfinite(accuracy)
@@ -147,15 +152,20 @@ def calibrate_phase(run: State, step: Calibrate) -> Iterator[Record]:
     yield records.Finished(index, None, 0)
 
 
-def validation_logits(run: State, *, tta: str = "none") -> tuple[Tensor, Tensor]:
-    """Logits [N, C] of the validation items, in every process, and their targets."""
+def validation_logits(
+    run: State, source: Pictures | States | None = None, *, tta: str = "none"
+) -> tuple[Tensor, Tensor]:
+    """Logits [N, C] of the validation items, in every process, and their targets.
+
+    ``source``: those items as the trunk takes them; by default as pictures.
+    """
     val, engine = run.splits.val, run.engine
     assert val is not None and val.targets is not None
     parts = [
         logits
         for _, logits in forward_batches(
             run.model,
-            run.pictures(val),
+            run.pictures(val) if source is None else source,
             engine.device,
             indices=engine.share(list(range(len(val)))),
             workers=run.plan.numerics.workers,
@@ -165,11 +175,11 @@ def validation_logits(run: State, *, tta: str = "none") -> tuple[Tensor, Tensor]
     return engine.gather_rows(torch.cat(parts).clone(), len(val)), torch.from_numpy(val.targets)
 
 
-def _scores(run: State) -> tuple[float, float] | None:
+def _scores(run: State, val: Pictures | States | None) -> tuple[float, float] | None:
     """Mean loss (nats) and headline score on the validation items; None where there are none."""
-    if run.splits.val is None:
+    if val is None:
         return None
-    logits, targets = validation_logits(run)
+    logits, targets = validation_logits(run, val)
     task = run.splits.task
     return float(task.losses(logits, targets).double().mean()), task.score(logits, targets)
 

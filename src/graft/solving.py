@@ -16,6 +16,7 @@ from graft.adaptation import adapt_statistics
 from graft.data.balance import class_weights
 from graft.data.items import Items
 from graft.errors import TrainingError
+from graft.feeding import features_of
 from graft.inference import forward_batches
 from graft.model import set_linear_head
 from graft.probe import solve_head
@@ -59,19 +60,16 @@ def solve_phase(run: State, step: Solve) -> Iterator[Record]:
 
 def _features(run: State, items: Items) -> Generator[Record, None, Tensor]:
     """Trunk outputs [N, D] of all items, each process taking its share."""
-    engine = run.engine
+    engine, workers = run.engine, run.plan.numerics.workers
     mine = engine.share(list(range(len(items))))
     parts, done = [], 0
-    for _, outputs in forward_batches(
-        run.model.trunk,
-        run.pictures(items),
-        engine.device,
-        indices=mine,
-        workers=run.plan.numerics.workers,
-    ):
-        parts.append(outputs)
-        done += len(outputs) * engine.processes
-        yield records.Extracted(run.position.phase, min(done, len(items)), len(items))
+    with features_of(run, items) as source:
+        for _, outputs in forward_batches(
+            run.model.trunk, source, engine.device, indices=mine, workers=workers
+        ):
+            parts.append(outputs)
+            done += len(outputs) * engine.processes
+            yield records.Extracted(run.position.phase, min(done, len(items)), len(items))
     return engine.gather_rows(torch.cat(parts).clone(), len(items))
 
 

@@ -27,6 +27,7 @@ from graft.errors import TrainingError
 from graft.leaders import Leaders
 from graft.model import Model, make_model
 from graft.plan import Phase, Plan
+from graft.reuse.store import Store
 from graft.seeds import mix
 from graft.steps import Select, Solve
 
@@ -68,6 +69,7 @@ class State:
     splits: Splits
     plan: Plan
     checkpoints: Checkpoints | None
+    store: Store | None = None
     position: Position = field(default_factory=Position)
     leaders: Leaders = field(default_factory=Leaders)
     average: dict[str, Tensor] = field(default_factory=dict)

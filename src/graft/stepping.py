@@ -22,6 +22,7 @@ from graft.checkpoint import load_optimizer
 from graft.data.balance import class_weights
 from graft.engine import seeded
 from graft.errors import TrainingError
+from graft.inference import to_device
 from graft.mixing import mix_batch
 from graft.plan import Phase
 from graft.schedule import cycle_momentum, rate_factor
@@ -94,14 +95,14 @@ class Stepper:
     def _backward(self, batch: list[int], tensors: Tensor, targets: Tensor) -> float:
         """Gradients of the whole batch's mean loss, in parts where so asked; the loss."""
         engine, train = self.run.engine, self.phase.train
-        tensors, targets = tensors.to(engine.device), targets.to(engine.device)
+        tensors, targets = to_device(tensors, engine.device), targets.to(engine.device)
         if train.mixup or train.cutmix:
             rows = self.run.splits.task.target_rows(targets)
             tensors, targets = mix_batch(tensors, rows, mixup=train.mixup, cutmix=train.cutmix)
         total = torch.zeros((), device=engine.device)
         parts = list(zip(tensors.chunk(train.accumulate), targets.chunk(train.accumulate), strict=True))
         for number, (pictures, truth) in enumerate(parts, start=1):
-            pictures = pictures.contiguous(memory_format=torch.channels_last)
+            pictures = to_device(pictures, engine.device)  # mixing, or a cut, may have changed the layout
             with engine.gather_only_if(number == len(parts), self.network):
                 with engine.autocast():
                     logits = self.network(pictures)

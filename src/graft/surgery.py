@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.backbones.contract import Stage
-from graft.backbones.heads import HeadKind, head_of, make_head, remove_head, replace_head
+from graft.backbones.heads import HeadKind, find_heads, head_of, make_head, remove_head, replace_head
 from graft.backbones.staging import cut_stages
 from graft.backbones.tracing import trace_network
 from graft.backbones.truncation import Truncated, is_within, leaf_names
@@ -47,22 +47,24 @@ __all__ = [
 Selection = str | Stage | Iterable[str | Stage] | None
 
 
-def freeze(module: nn.Module, stages: Selection = None) -> None:
+def freeze(module: nn.Module, stages: Selection = None, *, example: Tensor | None = None) -> None:
     """Freeze all of ``module``, or some stages of it, in place: no gradients, eval mode.
 
     Args:
         stages: stages (of :func:`stages_of` or of a backbone), or names of modules or parameters,
-            or beginnings of them up to a dot ("layer1", "blocks.3"); None: everything.
+            or beginnings of them up to a dot ("layer1", "blocks.3"), or names that no part of the
+            module has and a stage of :func:`stages_of` does ("stem"); None: everything.
+        example: as in :func:`stages_of`; only looked at for such names of stages.
 
     Raises:
         BackboneError: a name that the module does not have.
     """
-    _switch(module, stages, on=False)
+    _switch(module, stages, example, on=False)
 
 
-def unfreeze(module: nn.Module, stages: Selection = None) -> None:
+def unfreeze(module: nn.Module, stages: Selection = None, *, example: Tensor | None = None) -> None:
     """Let all of ``module``, or some stages of it, train again; the reverse of :func:`freeze`."""
-    _switch(module, stages, on=True)
+    _switch(module, stages, example, on=True)
 
 
 def set_training_mode(
@@ -111,6 +113,9 @@ def set_training_mode(
 def stages_of(module: nn.Module, example: Tensor | None = None) -> tuple[Stage, ...]:
     """The stages of any network in order of execution, found by one forward pass.
 
+    A classifier that comes last is the last of them, and nothing else is in that stage. A backbone's
+    stages are those without it.
+
     Args:
         example: a batch [B, K, height, width] that the network takes; by default one blank picture
             of the size that a timm model states, or else of 224 pixels.
@@ -119,7 +124,7 @@ def stages_of(module: nn.Module, example: Tensor | None = None) -> tuple[Stage, 
         BackboneError: the network does not compute on such a batch.
     """
     example = make_example(module) if example is None else example
-    return cut_stages(module, trace_network(module, example))[0]
+    return cut_stages(module, trace_network(module, example), head=_classifier_parameters(module))[0]
 
 
 def truncate(
@@ -174,8 +179,9 @@ def param_groups(
 
     The topmost stage that trains has ``lr``, the lowest ``lowest_lr``, those between follow
     geometrically; or each stage has ``layer_decay`` times the rate of the one above. The head has
-    ``head_lr`` (None: ``lr``): parameters in no stage where ``stages`` are given, the classifier
-    that :func:`head_of` finds otherwise. Biases, norms and one-dimensional parameters get no decay.
+    ``head_lr`` (None: ``lr``): parameters in no stage where ``stages`` are given and leave some out,
+    the classifier that :func:`head_of` finds otherwise. Biases, norms and one-dimensional parameters
+    get no decay.
 
     Args:
         stages: of ``module``, or of a part of it whose parameters' names begin with ``prefix``;
@@ -243,14 +249,13 @@ def make_example(module: nn.Module) -> Tensor:
     return torch.zeros(1, channels, height, width)
 
 
-def _switch(module: nn.Module, stages: Selection, on: bool) -> None:
+def _switch(module: nn.Module, stages: Selection, example: Tensor | None, *, on: bool) -> None:
     if stages is None:
         module.requires_grad_(on).train(on)
         return
     chosen = [stages] if isinstance(stages, str | Stage) else list(stages)
     parameters, modules = dict(module.named_parameters()), dict(module.named_modules())
-    for choice in chosen:
-        inside_p, inside_m = _select(choice, parameters, modules)
+    for inside_p, inside_m in [_select(choice, module, example) for choice in chosen]:
         for name in inside_p:
             parameters[name].requires_grad_(on)
         for name in inside_m:
@@ -258,27 +263,52 @@ def _switch(module: nn.Module, stages: Selection, on: bool) -> None:
 
 
 def _select(
-    choice: str | Stage, parameters: Collection[str], modules: Collection[str]
-) -> tuple[list[str], list[str]]:
+    choice: str | Stage, module: nn.Module, example: Tensor | None
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Names of the parameters and of the modules that are meant."""
     if isinstance(choice, Stage):
-        return list(choice.parameters), list(choice.modules)
-    inside_p = [name for name in parameters if choice and is_within(name, choice)]
-    inside_m = [name for name in modules if choice and is_within(name, choice)]
-    if not inside_p and not inside_m:
-        known = [name for name in (*modules, *parameters) if name]
-        raise BackboneError(
-            f"Nothing in the network is named {choice!r}.{suggest(choice, known)} Its parts are: "
-            f"{', '.join(dict.fromkeys(name.split('.')[0] for name in known))}."
-        )
-    return inside_p, inside_m
+        return choice.parameters, choice.modules
+    inside_p = [name for name, _ in module.named_parameters() if choice and is_within(name, choice)]
+    inside_m = [name for name, _ in module.named_modules() if choice and is_within(name, choice)]
+    if inside_p or inside_m:
+        return inside_p, inside_m
+    return _select(_find_stage(choice, module, example), module, example)
+
+
+def _find_stage(choice: str, module: nn.Module, example: Tensor | None) -> Stage:
+    """The stage of that name, of which the network has no part."""
+    parts = [name for name, _ in (*module.named_modules(), *module.named_parameters()) if name]
+    stages: dict[str, Stage] = {}
+    try:
+        stages = {stage.name: stage for stage in stages_of(module, example)}
+        told = f"Its stages are: {', '.join(stages)}."
+    except BackboneError as error:
+        told = f"Its stages could not be found: {error}"
+    if choice in stages:
+        return stages[choice]
+    raise BackboneError(
+        f"Nothing in the network is named {choice!r}.{suggest(choice, [*stages, *parts])} Its parts are: "
+        f"{', '.join(dict.fromkeys(name.split('.')[0] for name in parts))}. {told}"
+    )
 
 
 def _head_parameters(module: nn.Module, stages: Sequence[Stage] | None, prefix: str) -> set[str]:
     if stages is not None:
         staged = {prefix + name for stage in stages for name in stage.parameters}
-        return {name for name, _ in module.named_parameters() if name not in staged}
+        outside = {name for name, _ in module.named_parameters() if name not in staged}
+        if outside:
+            return outside
     head, _ = head_of(module)
     return {name for name, _ in module.named_parameters() if is_within(name, head)}
+
+
+def _classifier_parameters(module: nn.Module) -> set[str]:
+    """Parameters of all parallel classifiers; none where there is no classifier."""
+    try:
+        heads = [name for name, _ in find_heads(module)]
+    except BackboneError:
+        return set()
+    return {name for name, _ in module.named_parameters() if any(is_within(name, head) for head in heads)}
 
 
 def _stage_rates(

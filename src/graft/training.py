@@ -17,11 +17,12 @@ from graft.adaptation import adapt_statistics
 from graft.backbones.contract import Backbone
 from graft.checkpoint import Checkpoints
 from graft.data.balance import balanced_order
-from graft.data.dataset import loader
 from graft.data.items import Splits
 from graft.errors import Interrupted
+from graft.feeding import Feed, feed_for
 from graft.plan import Phase, Plan
 from graft.records import Record
+from graft.reuse.store import Store
 from graft.schedule import cut_batches, epoch_order
 from graft.selection import calibrate_phase, select_phase, settle, validate
 from graft.solving import solve_phase
@@ -33,10 +34,15 @@ Records = Generator[Record, None, Trained]
 
 
 def fit(
-    backbone: Backbone, splits: Splits, plan: Plan, *, checkpoints: Checkpoints | None = None
+    backbone: Backbone,
+    splits: Splits,
+    plan: Plan,
+    *,
+    checkpoints: Checkpoints | None = None,
+    store: Store | None = None,
 ) -> Trained:
     """Carry out the plan and return what it made. Raises as :func:`fit_steps`."""
-    steps = fit_steps(backbone, splits, plan, checkpoints=checkpoints)
+    steps = fit_steps(backbone, splits, plan, checkpoints=checkpoints, store=store)
     while True:
         try:
             next(steps)
@@ -46,18 +52,24 @@ def fit(
 
 
 def fit_steps(
-    backbone: Backbone, splits: Splits, plan: Plan, *, checkpoints: Checkpoints | None = None
+    backbone: Backbone,
+    splits: Splits,
+    plan: Plan,
+    *,
+    checkpoints: Checkpoints | None = None,
+    store: Store | None = None,
 ) -> Records:
     """Carry out the plan, yielding a record for everything that happens; returns ``Trained``.
 
-    The backbone itself is not changed. With ``checkpoints`` the run goes on from the newest one.
+    The backbone itself is not changed. With ``checkpoints`` the run goes on from the newest one. With a
+    ``store`` what is frozen is computed once; the result is that without it.
 
     Raises:
         TrainingError: a loss or gradient is not finite, a checkpoint cannot be written, or
             something frozen moved.
         Interrupted: thrown in by the caller; the state was saved.
     """
-    run = State(backbone, splits, plan, checkpoints)
+    run = State(backbone, splits, plan, checkpoints, store)
     try:
         for record in _phases(run):
             if record.logged:
@@ -90,14 +102,14 @@ def _train(run: State, phase: Phase) -> Iterator[Record]:
     train = phase.train
     yield from adapt_statistics(run, train.adapt)
     run.begin_phase(phase)
-    with stepper_for(run, phase) as stepper:
+    with feed_for(run, phase) as feed, stepper_for(run, phase) as stepper:
         index, done = run.position.phase, run.position.epoch * phase.steps_per_epoch + run.position.step
         yield records.Started(index, train.name, phase.steps, done)
         if not run.position.validated:
-            yield validate(run, phase)
+            yield validate(run, phase, feed.val)
         while run.position.epoch < train.epochs and not _exhausted(run, phase):
-            yield from _epoch(run, phase, stepper)
-            yield validate(run, phase)
+            yield from _epoch(run, phase, stepper, feed)
+            yield validate(run, phase, feed.val)
             run.save_if_due()
     kept, what = settle(run, phase)
     end = records.Finished(index, kept, run.position.epoch)
@@ -120,15 +132,14 @@ def _exhausted(run: State, phase: Phase) -> bool:
     return patience is not None and run.position.waited >= patience
 
 
-def _epoch(run: State, phase: Phase, stepper: Stepper) -> Iterator[Record]:
+def _epoch(run: State, phase: Phase, stepper: Stepper, feed: Feed) -> Iterator[Record]:
     """The steps of one epoch that are still to do, each a record."""
     train, position = phase.train, run.position
-    view = position.epochs_before + position.epoch
-    batches = cut_batches(_draws(run, phase, view), train.batch_size)[position.step :]
+    draws = _draws(run, phase, position.epochs_before + position.epoch)
+    batches = cut_batches(draws, train.batch_size)[position.step :]
     mine = [run.engine.share(batch) for batch in batches]
-    pictures = run.pictures(run.splits.train, train.augmentation, flip=train.flip)
     set_modes(run, train)
-    loading = loader(pictures, mine, run.plan.numerics.workers)
+    loading = feed.train.batches(mine, run.plan.numerics.workers)
     for batch, (tensors, targets, _) in zip(batches, loading, strict=True):
         loss = stepper.step([item for item, _ in batch], tensors, targets)
         position = run.position
@@ -142,14 +153,15 @@ def _epoch(run: State, phase: Phase, stepper: Stepper) -> Iterator[Record]:
 def _draws(run: State, phase: Phase, epoch: int) -> list[tuple[int, int]]:
     """An epoch's items in their order, each with the number of the view that is drawn of it."""
     items = run.splits.train
+    view = epoch if phase.views is None else epoch % phase.views
     if phase.train.sampling == "shuffled":
-        return [(item, epoch) for item in epoch_order(len(items), seed=run.plan.seed, epoch=epoch)]
+        return [(item, view) for item in epoch_order(len(items), seed=run.plan.seed, epoch=epoch)]
     assert items.targets is not None
     order = balanced_order(items.targets, run.plan.seed, epoch)
     most = max(Counter(order).values())  # an item that is drawn again is seen in another view
     seen: Counter[int] = Counter()
     draws = []
     for item in order:
-        draws.append((item, epoch * most + seen[item]))
+        draws.append((item, view * most + seen[item]))
         seen[item] += 1
     return draws

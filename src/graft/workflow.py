@@ -40,11 +40,11 @@ from graft.progress import reading, showing
 from graft.rate_trial import try_rates
 from graft.recipe import Recipe, read_recipe
 from graft.records import Record, Stepped, Validated
+from graft.reuse.store import Store, store_folder
 from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.seeds import mix
 from graft.state import Trained
-from graft.strategies import decides_by_evidence, split_name
-from graft.strategies.auto import rates_to_try
+from graft.strategies import decides_by_evidence, entry_of, split_name
 from graft.task import Task
 from graft.training import fit_steps
 
@@ -229,8 +229,11 @@ def measure(
     if evidence is not None:
         evidence = Evidence.model_validate_json(engine.share_text(evidence.model_dump_json()))
     given = {"lr", "rates"} & {name for name, value in recipe.train if value is not None}
-    rates = () if evidence is None or given else rates_to_try(evidence, validates=splits.val is not None)
-    if evidence is None or not rates:
+    rates_to_try = entry_of(recipe).rates_to_try
+    if evidence is None or given or rates_to_try is None:
+        return evidence
+    rates = rates_to_try(evidence, validates=splits.val is not None)
+    if not rates:
         return evidence
     trial = try_rates(recipe, backbone, splits, evidence, rates)
     evidence = evidence.model_copy(update={"trial": trial})
@@ -254,9 +257,15 @@ def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:
             prepared.splits,
             prepared.plan,
             checkpoints=run.checkpoints if run.begun else None,
+            store=open_store(prepared.recipe),
         )
         trained = yield from _logged(steps, run, prepared.plan) if main else steps
         return _conclude(prepared, trained, run if main else None)
+
+
+def open_store(recipe: Recipe) -> Store | None:
+    """The store of what frozen stages make of pictures, unless the recipe wants none."""
+    return Store(store_folder(), recipe.reuse.limit_bytes) if recipe.reuse.store else None
 
 
 def drain(steps: Generator[Record, None, T], show: Callable[[Record], None] | None = None) -> T:

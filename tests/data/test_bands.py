@@ -257,7 +257,7 @@ def test_a_compression_that_needs_more_says_so() -> None:
         decode(data, channels=5)
 
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+FUZZ = settings(max_examples=150, suppress_health_check=list(HealthCheck), derandomize=True)
 BASES = [
     npy(colours()),
     npy((colours() / 255).astype(np.float32)),

@@ -399,3 +399,18 @@ def test_array_is_copied() -> None:
 def test_other_arrays_are_refused(array, words: str) -> None:
     with pytest.raises(UnreadableImage, match=words):
         decode(array)
+
+
+def test_max_value_counts_as_full_in_a_grey_png_of_16_bits() -> None:
+    values = np.array([[0, 500, 1000, 4000]], np.uint16)
+    for source in (encode(Image.fromarray(values), "PNG"), Image.fromarray(values)):
+        assert decode(source, max_value=1000)[0].tolist() == [[0, 128, 255, 255]]
+        assert decode(source)[0].tolist() == [[0, 1, 3, 15]]
+
+
+def test_max_value_is_refused_where_a_png_has_16_bit_colours() -> None:
+    """Pillow reads the upper 8 bits of each colour, so it could not be obeyed."""
+    deep = png(3, 3, 16, 2, [struct.pack(">9H", *range(0, 900, 100))] * 3)
+    assert decode(deep).shape == (3, 3, 3)
+    with pytest.raises(UnreadableImage, match=r"16 bits.*data\.max_value.*save it as TIFF or \.npy"):
+        decode(deep, max_value=1000)

@@ -85,7 +85,7 @@ def test_only_single_pictures_give_no_validation_split(tmp_path: Path) -> None:
     assert problems(splits) == {"single": 2}
 
 
-SMALL = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+SMALL = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 CLASSES = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=2, max_size=4)
 
 

@@ -186,7 +186,7 @@ def test_forbidden_table(tmp_path: Path, monkeypatch) -> None:
         list_table(tmp_path / "t.csv", PLAIN)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(content=st.binary(max_size=120), suffix=st.sampled_from([".csv", ".jsonl", ".parquet"]))
 def test_any_bytes_raise_only_our_error(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"t{suffix}"

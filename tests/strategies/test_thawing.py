@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from graft.errors import RecipeError
 from graft.steps import Train
-from graft.strategies import plan_steps
+from graft.strategies import notes_of, plan_steps
 
 EVERY_NETWORK = pytest.mark.parametrize("network", NETWORKS)
 
@@ -49,6 +49,26 @@ def test_stages_thaw_from_the_top_one_every_few_epochs(
     assert (stages[0] in phases[-1].stages) == stem
     # The rates fall in the last phase only: one course over the whole training.
     assert [phase.schedule for phase in phases] == ["constant"] * (thawing - 1) + ["cosine"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"epochs": 4}, ["4 epochs thaw 2 of 4 stages; 8 would thaw all."]),
+        ({"epochs": 5}, ["5 epochs thaw 3 of 4 stages; 8 would thaw all."]),
+        ({"epochs": 3, "strategy": "gradual:1"}, ["3 epochs thaw 3 of 4 stages; 4 would thaw all."]),
+        ({"epochs": 7}, []),
+        ({}, []),
+        ({"epochs": 4, "thaw": {"0": ["layer4"]}}, []),  # the table says it itself
+        ({"epochs": 4, "strategy": "full"}, []),
+    ],
+    ids=str,
+)
+def test_epochs_too_few_to_thaw_every_stage_are_said(settings: dict[str, Any], expected: list[str]) -> None:
+    whole: dict[str, Any] = {"strategy": "gradual", "stages": NETWORKS["resnet"]} | settings
+    assert list(notes_of(ask(**whole))) == expected
+    for note in expected:
+        assert f"thaw {len(last(**whole).stages)} of 4" in note
 
 
 @given(epochs=st.integers(1, 40), every=st.integers(1, 5), stem=st.booleans())

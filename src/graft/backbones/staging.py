@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 
 from torch import nn
@@ -20,10 +20,13 @@ from graft.backbones.tracing import Trace
 from graft.errors import BackboneError
 
 
-def cut_stages(module: nn.Module, trace: Trace) -> tuple[tuple[Stage, ...], tuple[str, ...]]:
+def cut_stages(
+    module: nn.Module, trace: Trace, *, head: Collection[str] = ()
+) -> tuple[tuple[Stage, ...], tuple[str, ...]]:
     """The stages of ``module`` from input to top, and the parameters that the pass never used.
 
-    Every parameter is in exactly one stage; an unused one is in the stage that its name suggests.
+    Every parameter is in exactly one stage; an unused one is in the stage that its name suggests. Those
+    named in ``head`` are the last stage, and nothing else is in it, where they are used last.
 
     Raises:
         BackboneError: the network used no parameter at all.
@@ -32,8 +35,11 @@ def cut_stages(module: nn.Module, trace: Trace) -> tuple[tuple[Stage, ...], tupl
     order = sorted(trace.first_use, key=trace.first_use.__getitem__)
     if not order:
         raise BackboneError(f"{type(module).__name__} used none of its parameters: nothing to train.")
-    runs = _cut_order(order, groups)
+    body = [name for name in order if name not in head]
+    apart = order[len(body) :] if body and order[: len(body)] == body else []
+    runs = _cut_order(body if apart else order, groups)
     runs = _merge_small(runs, dict(module.named_parameters()))
+    runs += [apart] if apart else []
     unused = tuple(n for n, _ in module.named_parameters() if n not in trace.first_use)
     return _make_stages(module, trace, _place_unused(runs, unused, groups)), unused
 

@@ -70,11 +70,18 @@ class Pictures(Dataset[Any]):
         else:
             seed = view_seed(self.seed, view, self.items.digests[number])
             ready = augment(picture, self.preprocess, self.preset, seed, flip=self.flip)
+        return ready, self.target(number), number
+
+    def target(self, number: int) -> int | Tensor:
+        """What the item is: a class index, a row uint8 [C], or -1 where there are no labels."""
         targets = self.items.targets
         if targets is None:
-            return ready, -1, number
-        target = int(targets[number]) if targets.ndim == 1 else torch.tensor(targets[number])
-        return ready, target, number
+            return -1
+        return int(targets[number]) if targets.ndim == 1 else torch.tensor(targets[number])
+
+    def batches(self, batches: Sequence[list[Any]], workers: int = 0) -> Iterator[Batch]:
+        """(pictures, targets, numbers) for each list of indices; see :class:`Loader`."""
+        return iter(loader(self, batches, workers))
 
     def _decode(self, number: int) -> Decoded:
         items, how = self.items, self.preprocess

@@ -91,7 +91,8 @@ def decode(
     ``source``: a path, a file's bytes, a PIL image, an array [H, W] (grey) or [H, W, K], or a tensor
     [H, W] or [K, H, W]. Pictures have 3 channels, or 1 (grey by Pillow's luma) where ``channels`` is 1;
     arrays, .npy files and TIFFs of more bands must have K = ``channels``. ``max_value``: what counts as
-    255 in their pixels of more than 8 bits (see bands.to_bytes).
+    255 in their pixels of more than 8 bits (see bands.to_bytes); a PNG
+    of 16-bit colours is refused beside it, for Pillow reads the upper 8 bits alone.
     ``max_pixels`` bounds H · W of what is decoded; above about 179 million pixels a process must
     also raise ``PIL.Image.MAX_IMAGE_PIXELS``.
 
@@ -140,7 +141,8 @@ def decode_reduced(
             turned = _TRANSPOSE.get(_orientation(picture)) in _SWAPS_SIDES
             height, width = picture.size if turned else picture.size[::-1]
             return Decoded(
-                _as_tensor(_flat(picture, max_pixels, channels, least_side), channels), (height, width)
+                _as_tensor(_flat(picture, max_pixels, channels, least_side=least_side), channels),
+                (height, width),
             )
 
 
@@ -194,13 +196,13 @@ def _check_file(status: os.stat_result, max_pixels: int) -> None:
 def _pixels(source: Any, max_pixels: int, channels: int, max_value: float | None) -> NDArray[np.uint8]:
     """uint8 [H, W] or [H, W, K]."""
     if isinstance(source, Image.Image):
-        return _flat(source, max_pixels, channels)
+        return _flat(source, max_pixels, channels, max_value=max_value)
     data = source if isinstance(source, bytes) else read_bytes(source, max_pixels=max_pixels)
     if data.startswith(NPY):
         return to_bytes(read_npy(data, max_pixels=max_pixels, channels=channels), max_value)
     if is_tiff(data):
         return _tiff_pixels(data, max_pixels, channels, max_value)
-    return _pillow_pixels(data, max_pixels, channels)
+    return _pillow_pixels(data, max_pixels, channels, max_value)
 
 
 def _tiff_pixels(data: bytes, max_pixels: int, channels: int, max_value: float | None) -> NDArray[np.uint8]:
@@ -222,9 +224,11 @@ def _tiff_pixels(data: bytes, max_pixels: int, channels: int, max_value: float |
     return _pillow_pixels(data, max_pixels, channels)
 
 
-def _pillow_pixels(data: bytes, max_pixels: int, channels: int) -> NDArray[np.uint8]:
+def _pillow_pixels(
+    data: bytes, max_pixels: int, channels: int, max_value: float | None = None
+) -> NDArray[np.uint8]:
     with _open(data) as picture:
-        return _flat(picture, max_pixels, channels)
+        return _flat(picture, max_pixels, channels, max_value=max_value)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -241,7 +245,12 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _flat(
-    picture: Image.Image, max_pixels: int, channels: int, least_side: int | None = None
+    picture: Image.Image,
+    max_pixels: int,
+    channels: int,
+    *,
+    least_side: int | None = None,
+    max_value: float | None = None,
 ) -> NDArray[np.uint8]:
     """Decode, resolve the mode, lay over white, turn upright."""
     width, height = picture.size
@@ -252,10 +261,15 @@ def _flat(
     if width * height == 0:
         raise UnreadableImage("it has no pixels")
     raw = _raw_mode(picture)
+    if max_value is not None and ";16" in raw and not picture.mode.startswith("I"):
+        raise UnreadableImage(
+            "its colours have 16 bits, of which only the upper 8 can be read here, so data.max_value "
+            "cannot say what counts as full; save it as TIFF or .npy"
+        )
     if least_side is not None:
         picture.draft("", (least_side, least_side))  # the mode stays, the size is the next that suffices
     picture.load()
-    colours = _colours(picture, raw)
+    colours = _colours(picture, raw, max_value)
     turn = _TRANSPOSE.get(_orientation(picture))
     colours = colours.transpose(turn) if turn is not None else colours
     array = np.array(colours.convert("L" if channels == 1 else "RGB"))
@@ -278,10 +292,10 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _colours(picture: Image.Image, raw: str) -> Image.Image:
+def _colours(picture: Image.Image, raw: str, max_value: float | None) -> Image.Image:
     """The picture in mode L or RGB, with transparency laid over white."""
     if picture.mode.startswith("I"):
-        return _rescaled(picture, raw)
+        return _rescaled(picture, raw, max_value)
     if _has_key(picture):
         picture = _with_scaled_key(picture, raw)
     if picture.mode in _HAS_ALPHA or picture.has_transparency_data:
@@ -317,12 +331,15 @@ def _over_white(picture: Image.Image) -> Image.Image:
     return canvas
 
 
-def _rescaled(picture: Image.Image, raw: str) -> Image.Image:
-    """16-bit (or 12-bit) grey to 8 bits by depth, never by the range of values in this picture."""
+def _rescaled(picture: Image.Image, raw: str, max_value: float | None) -> Image.Image:
+    """16-bit (or 12-bit) grey to 8 bits by depth or ``max_value``, never by the range in this picture."""
     values = np.asarray(picture).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise _NotPillows("its integer pixels lie outside 0..65535; save it with 8 or 16 bits a channel")
-    grey = (values >> (4 if raw == "I;12" else 8)).astype(np.uint8)
+    if max_value is None:
+        grey = (values >> (4 if raw == "I;12" else 8)).astype(np.uint8)
+    else:
+        grey = to_bytes(values.astype(np.uint16), max_value)
     if getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         grey = 255 - grey
     picture_8 = Image.fromarray(grey)

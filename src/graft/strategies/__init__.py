@@ -7,24 +7,28 @@ the strategy's own values here, in one place, so that no strategy can forget it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pydantic import ValidationError
 
 from graft.errors import RecipeError, suggest
-from graft.options import options_set
+from graft.options import Views, options_set
 from graft.recipe import Recipe
 from graft.schedule import count_warmup, parse_warmup, steps_in_epoch
 from graft.steps import Calibrate, Select, Solve, Step, Train, stages_with
 from graft.strategies import named, thawing
 from graft.strategies.asking import Ask
-from graft.strategies.auto import choose
+from graft.strategies.auto import choose, decide, rates_to_try
 
 __all__ = [
     "Ask",
+    "Entry",
     "Strategy",
     "decides_by_evidence",
+    "entry_of",
+    "notes_of",
     "plan_steps",
     "register_strategy",
     "split_name",
@@ -35,21 +39,61 @@ __all__ = [
 Strategy = Callable[[Ask, str], tuple[Step, ...]]
 """A function of what is asked and the text after the strategy's colon ("" without one)."""
 
-_STRATEGIES: dict[str, Strategy] = {
-    "auto": choose,
-    "probe": named.probe_head,
-    "partial": named.partial,
-    "full": named.full,
-    "two-phase": named.two_phase,
-    "gradual": thawing.gradual,
-    "progressive": thawing.progressive,
-    "middle": named.middle,
-    "first-only": named.first_only,
-    "stages": named.stages,
-    "layer-decay": named.layer_decay,
-    "scratch": named.scratch,
+
+@dataclass(frozen=True)
+class Entry:
+    """A strategy and what belongs to it.
+
+    ``takes_parameter``: something may stand after its colon. ``wants_evidence``: the data is measured for
+    it first. ``rates_to_try``: which body rates to try then. ``notes``: what the plan says of it beside its
+    steps. ``views``: what predictions are the mean over, where the recipe does not say.
+    """
+
+    strategy: Strategy
+    takes_parameter: bool = True
+    wants_evidence: bool = False
+    rates_to_try: Callable[..., tuple[float, ...]] | None = None
+    notes: Callable[[Ask, str], Iterable[str]] | None = None
+    views: Callable[[Ask, Sequence[Step]], Views] | None = None
+
+
+def _reasons(ask: Ask, _: str) -> Iterable[str]:
+    """What auto decided and why, but for what the recipe decides."""
+    if ask.pretrained:
+        asked = {name for name, value in ask.recipe.train if value is not None}
+        asked &= ask.recipe.train.model_fields_set
+        yield from (words for name, words in decide(ask.evidence).reasons if name not in asked)
+
+
+def _views(ask: Ask, steps: Sequence[Step]) -> Views:
+    """Auto looks closer, too, and at the mirror image where that was measured to keep its label."""
+    if ask.evidence is None:
+        return "none"
+    mirrors = all(step.flip for step in steps if isinstance(step, Train))
+    return "flip+zoom" if mirrors and decide(ask.evidence).flips else "zoom"
+
+
+_STRATEGIES: dict[str, Entry] = {
+    "auto": Entry(
+        choose,
+        takes_parameter=False,
+        wants_evidence=True,
+        rates_to_try=rates_to_try,
+        notes=_reasons,
+        views=_views,
+    ),
+    "probe": Entry(named.probe_head),
+    "partial": Entry(named.partial),
+    "full": Entry(named.full),
+    "two-phase": Entry(named.two_phase),
+    "gradual": Entry(thawing.gradual, notes=thawing.gradual_notes),
+    "progressive": Entry(thawing.progressive, takes_parameter=False),
+    "middle": Entry(named.middle),
+    "first-only": Entry(named.first_only, takes_parameter=False),
+    "stages": Entry(named.stages),
+    "layer-decay": Entry(named.layer_decay),
+    "scratch": Entry(named.scratch, takes_parameter=False),
 }
-_PLAIN = frozenset({"auto", "progressive", "first-only", "scratch"})
 
 
 def plan_steps(ask: Ask) -> tuple[Step, ...]:
@@ -68,7 +112,7 @@ def plan_steps(ask: Ask) -> tuple[Step, ...]:
         )
     if recipe.thaw is not None and name != "gradual":
         raise RecipeError(f"thaw is a table for the strategy gradual; the strategy here is {name}.")
-    steps = _STRATEGIES[name](ask, parameter)
+    steps = _STRATEGIES[name].strategy(ask, parameter)
     _check_numbers(ask, steps)
     steps = tuple(
         _with_options(ask, step, number) if isinstance(step, Train) else step
@@ -90,21 +134,38 @@ def split_name(text: str) -> tuple[str, str]:
             f"There is no strategy {name!r}.{suggest(name, _STRATEGIES)} "
             f"The strategies are: {', '.join(sorted(_STRATEGIES))}."
         )
-    if colon and name in _PLAIN:
+    if colon and not _STRATEGIES[name].takes_parameter:
         raise RecipeError(f"The strategy {name!r} takes no parameter, but {text!r} has one.")
     return name, parameter
 
 
+def entry_of(recipe: Recipe) -> Entry:
+    """That of the recipe's strategy."""
+    return _STRATEGIES[split_name(recipe.strategy)[0]]
+
+
 def decides_by_evidence(recipe: Recipe) -> bool:
     """Whether the recipe's strategy wants to know what was measured on the data."""
-    return split_name(recipe.strategy)[0] == "auto"
+    return entry_of(recipe).wants_evidence
 
 
-def register_strategy(name: str, strategy: Strategy) -> None:
-    """Make ``strategy`` available under ``name`` (which must be new and without a colon)."""
+def notes_of(ask: Ask) -> Iterable[str]:
+    """What the recipe's strategy has to say beside its steps."""
+    name, parameter = split_name(ask.recipe.strategy)
+    notes = _STRATEGIES[name].notes
+    return () if notes is None else notes(ask, parameter)
+
+
+def register_strategy(name: str, strategy: Strategy, *, wants_evidence: bool = False) -> None:
+    """Make ``strategy`` available under ``name`` (which must be new and without a colon).
+
+    ``wants_evidence``: what it is asked then has ``evidence``, measured on the training data as for the
+    strategy auto; None still where a recipe is checked before the data is read, where the backbone has
+    random weights, and where there is too little data to measure on.
+    """
     if ":" in name or name in _STRATEGIES:
         raise RecipeError(f"The strategy name {name!r} is taken or contains a colon.")
-    _STRATEGIES[name] = strategy
+    _STRATEGIES[name] = Entry(strategy, wants_evidence=wants_evidence)
 
 
 def strategy_names() -> tuple[str, ...]:
@@ -113,7 +174,9 @@ def strategy_names() -> tuple[str, ...]:
 
 def strategy_table() -> dict[str, str]:
     """Each strategy's name and what it does, in one line."""
-    return {name: (strategy.__doc__ or "").strip().split("\n")[0] for name, strategy in _STRATEGIES.items()}
+    return {
+        name: (entry.strategy.__doc__ or "").strip().split("\n")[0] for name, entry in _STRATEGIES.items()
+    }
 
 
 def _with_adaptation(ask: Ask, steps: tuple[Step, ...]) -> tuple[Step, ...]:

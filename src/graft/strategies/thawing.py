@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +22,7 @@ def gradual(ask: Ask, parameter: str) -> tuple[Step, ...]:
             raise RecipeError(f"gradual:{parameter}: the table thaw says when stages thaw; leave one out.")
         return _by_table(ask, ask.recipe.thaw)
     every, stem = _every(parameter)
-    order = [*reversed(ask.stages[1:] or ask.stages), *(ask.stages[:1] if stem and ask.stages[1:] else ())]
+    order = _order(ask, stem=stem)
     total = ask.recipe.epochs or max(ask.epochs(), every * len(order))
     if stem and total <= every * (len(order) - 1):
         raise RecipeError(
@@ -30,6 +31,15 @@ def gradual(ask: Ask, parameter: str) -> tuple[Step, ...]:
         )
     thawing = {epoch: (name,) for epoch, name in zip(range(0, total, every), order, strict=False)}
     return _phases(ask, thawing, total)
+
+
+def gradual_notes(ask: Ask, parameter: str) -> Iterator[str]:
+    """Says so where the recipe's epochs end before all stages have thawed."""
+    every, stem = _every(parameter)
+    total, stages = ask.recipe.epochs, len(_order(ask, stem=stem))
+    if ask.recipe.thaw is None and total is not None and total <= every * (stages - 1):
+        thawed = math.ceil(total / every)
+        yield f"{total} epochs thaw {thawed} of {stages} stages; {every * stages} would thaw all."
 
 
 def progressive(ask: Ask, _: str) -> tuple[Step, ...]:
@@ -57,6 +67,12 @@ def progressive(ask: Ask, _: str) -> tuple[Step, ...]:
             **options,
         ),
     )
+
+
+def _order(ask: Ask, *, stem: bool) -> list[str]:
+    """Stages in the order in which they thaw; the lowest one is the stem."""
+    lowest, *others = ask.stages
+    return [*reversed(others or [lowest]), *([lowest] if stem and others else [])]
 
 
 def _every(parameter: str) -> tuple[int, bool]:

@@ -1,0 +1,85 @@
+"""What a phase's batches are made of: pictures, or the states that its frozen stages hand up.
+
+Where the plan reuses what is frozen, the trunk takes states for as long as the phase lasts, and training
+and validation read them from the store. What comes before and after a phase sees the whole network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from graft.data.dataset import Pictures
+from graft.data.items import Items
+from graft.errors import TrainingError
+from graft.plan import Phase
+from graft.reuse.split import find_split, split_trunk
+from graft.reuse.states import Lower, States, open_space
+from graft.state import State
+from graft.stepping import set_modes
+
+Source = Pictures | States
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where a phase takes its training and its validation items from; ``val``: None without such data."""
+
+    train: Source
+    val: Source | None
+
+
+@contextmanager
+def feed_for(run: State, phase: Phase) -> Iterator[Feed]:
+    """The feed of a phase. Inside, the trunk takes what the feed gives."""
+    pictures = run.pictures(run.splits.train, phase.train.augmentation, flip=phase.train.flip)
+    val = None if run.splits.val is None else run.pictures(run.splits.val)
+    reuse = phase.reuse
+    if reuse is None or run.store is None:
+        yield Feed(pictures, val)
+        return
+    set_modes(run, phase.train)
+    with _lower_part(run, reuse.place) as lower:
+        fast = Lower(lower, run.engine.device, run.engine.autocast)
+        exact = Lower(lower, run.engine.device)  # as validation computes
+        yield Feed(
+            _states(run, pictures, fast, reuse.place, run.plan.numerics.precision),
+            None if val is None else _states(run, val, exact, reuse.place, "fp32"),
+        )
+
+
+@contextmanager
+def features_of(run: State, items: Items) -> Iterator[Source]:
+    """Items whose batches are features, where there is a store. Inside, the trunk takes what this gives."""
+    pictures = run.pictures(items)
+    if run.store is None:
+        yield pictures
+        return
+    place = len(run.backbone.stages)
+    run.model.trunk.eval()
+    with _lower_part(run, place) as lower:
+        yield _states(run, pictures, Lower(lower, run.engine.device), place, "fp32")
+
+
+@contextmanager
+def _lower_part(run: State, place: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The part of the trunk below the stage of this number; inside, the trunk is the rest."""
+    preprocess = run.backbone.preprocess
+    stages = run.backbone.stages
+    split = None if place == len(stages) else find_split(run.backbone, place)
+    if place < len(stages) and (split is None or split.place != place):
+        raise TrainingError(f"The network cannot be split below its stage {stages[place].name} as planned.")
+    with split_trunk(run.model.trunk, split, (preprocess.channels, *preprocess.size)) as lower:
+        yield lower
+
+
+def _states(run: State, pictures: Pictures, lower: Lower, place: int, precision: str) -> States:
+    assert run.store is not None
+    backbone, trunk = run.backbone, run.model.trunk
+    space = open_space(
+        run.store, backbone, trunk, lower, pictures, upper=backbone.stages[place:], precision=precision
+    )
+    return States(pictures, lower, space)

@@ -1,0 +1,294 @@
+"""What was computed once, on disk: rows of tensors by key, bounded, whole or absent, and never stale.
+
+A *space* is a folder that is named by the hash of everything that decides its rows, but for the item and
+its view, which are the key of a row (see reuse.states). It holds *chunks*: safetensors files of up to
+``CHUNK`` bytes of rows, each with its keys and a checksum in the header. A chunk is written under another
+name and renamed, so it is whole or absent whenever a process is killed; it is checked when a process first
+opens it, and what is damaged is removed and counts as absent. Several processes may fill one space: each
+writes chunks of its own, and a row that two of them wrote is there twice, alike.
+
+The store as a whole holds at most ``limit`` bytes; the chunks that were used the longest ago go first, but
+never one that this process uses. Chunks are mapped into memory, so one that another process removes stays
+readable until it is let go. Where a row cannot be written (the limit, a full disk) it is simply not kept:
+nothing that reads the store may rely on more than that what it gives is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from graft.errors import StoreError
+from graft.files import read_json, write_json
+
+FORMAT = 1
+CHUNK = 32 * 2**20  # bytes of rows, at most about
+LIMIT = 10 * 2**30  # bytes of the whole store, unless told otherwise
+VARIABLE = "GRAFT_STORE"
+_ABANDONED = 24 * 3600  # seconds after which a half-written file is nobody's any more
+_HEADER = 512  # bytes of a chunk beside its rows and keys, about
+_CHUNK, _PART, _ABOUT = ".safetensors", ".part", "about.json"
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a space is, and what it takes: for those who look at the store."""
+
+    name: str
+    about: dict[str, Any]
+    rows: int
+    bytes: int
+    used: float
+    """When it was last read or written, in seconds since 1970."""
+
+
+def store_folder() -> Path:
+    """Where the store lives: GRAFT_STORE, or ``graft/store`` in the user's cache folder."""
+    told = os.environ.get(VARIABLE)
+    if told:
+        return Path(told).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "graft" / "store"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The spaces under one folder, which need not exist yet."""
+
+    folder: Path
+    limit: int = LIMIT
+
+    def space(self, identity: Mapping[str, Any], about: Mapping[str, Any]) -> Space:
+        """The space of this ``identity`` (plain values); ``about`` is kept for those who look."""
+        text = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
+        folder = self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+        return Space(self, folder, dict(about))
+
+    def uses(self) -> list[Use]:
+        """What is in the store, the most recently used first."""
+        found = [use for folder in self._spaces() if (use := _use_of(folder)) is not None]
+        return sorted(found, key=lambda use: use.used, reverse=True)
+
+    def clear(self) -> int:
+        """Remove everything; the bytes that this freed.
+
+        Raises:
+            StoreError: something cannot be removed.
+        """
+        freed = sum(size for _, size, _ in self._chunks())
+        try:
+            for folder in list(self._spaces()):
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise StoreError(f"The store {self.folder} cannot be cleared: {error.strerror}.") from None
+        return freed
+
+    def make_room(self, size: int, keep: set[Path]) -> bool:
+        """Remove the longest unused chunks, but none of ``keep``, until ``size`` more bytes fit."""
+        chunks = sorted(self._chunks(), key=lambda chunk: chunk[2])
+        held = sum(each for _, each, _ in chunks)
+        for path, each, _ in chunks:
+            if held + size <= self.limit:
+                break
+            if path not in keep:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    held -= each
+        return held + size <= self.limit
+
+    def _spaces(self) -> Iterator[Path]:
+        with contextlib.suppress(OSError):
+            yield from (path for path in self.folder.iterdir() if path.is_dir())
+
+    def _chunks(self) -> Iterator[tuple[Path, int, float]]:
+        """Every chunk with its size and when it was last used."""
+        for folder in self._spaces():
+            yield from _chunks_of(folder)
+
+
+@dataclass
+class Space:
+    """Rows that were made in one way. Not for use by several threads."""
+
+    store: Store
+    folder: Path
+    about: dict[str, Any]
+    unkept: int = 0
+    """How many rows could not be kept."""
+    _rows: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    _chunks: dict[Path, Tensor | None] = field(default_factory=dict)
+    _waiting: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.refresh()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows or key in self._waiting
+
+    def refresh(self) -> None:
+        """See what other processes wrote meanwhile."""
+        for path, _, _used in _chunks_of(self.folder):
+            if path not in self._chunks:
+                self._open(path)
+        for part in self.folder.glob(f"*{_PART}"):
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > _ABANDONED:
+                    part.unlink()
+
+    def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """The rows that are there and sound, by key."""
+        found = {}
+        for key in keys:
+            row = self._waiting.get(key)
+            if row is None and key in self._rows:
+                path, number = self._rows[key]
+                rows = self._rows_of(path)
+                row = None if rows is None else rows[number]
+            if row is not None:
+                found[key] = row
+        return found
+
+    def add(self, rows: Mapping[str, Tensor]) -> None:
+        """Keep rows, all of one shape and type, on the CPU; they are written when a chunk is full."""
+        self._waiting |= {key: row.detach().clone() for key, row in rows.items() if key not in self._rows}
+        if sum(row.nbytes for row in self._waiting.values()) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; what cannot be written is forgotten, and counted."""
+        if not self._waiting:
+            return
+        keys, rows = list(self._waiting), torch.stack(list(self._waiting.values()))
+        self._waiting = {}
+        path = self._write(keys, rows)
+        if path is None:
+            self.unkept += len(keys)
+            return
+        self._chunks[path] = _mapped(path)  # not the rows themselves: memory is not for keeping them
+        self._rows |= {key: (path, number) for number, key in enumerate(keys)}
+
+    def _write(self, keys: list[str], rows: Tensor) -> Path | None:
+        listed = json.dumps(keys)
+        if not self.store.make_room(rows.nbytes + len(listed) + _HEADER, set(self._chunks)):
+            return None
+        name = uuid.uuid4().hex
+        part, path = self.folder / f"{name}{_PART}", self.folder / f"{name}{_CHUNK}"
+        header = {"format": str(FORMAT), "keys": listed, "sha256": _digest(listed, rows)}
+        try:
+            self._begin()
+            save_file({"rows": rows}, part, metadata=header)
+            part.replace(path)
+        except (OSError, SafetensorError):
+            with contextlib.suppress(OSError):
+                part.unlink()
+            return None
+        return path
+
+    def _begin(self) -> None:
+        if not (self.folder / _ABOUT).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / _ABOUT, self.about)
+
+    def _open(self, path: Path) -> None:
+        """Learn which rows a chunk has; what they are is read, and checked, when one is wanted."""
+        keys = _keys_of(path)
+        if keys is None:
+            _remove(path)
+            return
+        self._chunks[path] = None
+        self._rows |= {key: (path, number) for number, key in enumerate(keys)}
+
+    def _rows_of(self, path: Path) -> Tensor | None:
+        """A chunk's rows, mapped into memory; None, and forgotten, where it is gone or damaged."""
+        rows = self._chunks.get(path)
+        if rows is None:
+            rows = _sound_rows(path)
+            if rows is None:
+                self._rows = {key: place for key, place in self._rows.items() if place[0] != path}
+                del self._chunks[path]
+                _remove(path)
+                return None
+            self._chunks[path] = rows
+            with contextlib.suppress(OSError):
+                os.utime(path)  # used now
+        return rows
+
+
+def _chunks_of(folder: Path) -> Iterator[tuple[Path, int, float]]:
+    for path in sorted(folder.glob(f"*{_CHUNK}")):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            status = path.stat()
+            yield path, status.st_size, status.st_mtime
+
+
+def _keys_of(path: Path) -> list[str] | None:
+    """The keys in a chunk's header; None where it is gone or no chunk of this format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            count = file.get_slice("rows").get_shape()[0]
+        keys = json.loads(header["keys"])
+    except (OSError, SafetensorError, KeyError, ValueError, IndexError):
+        return None
+    sound = header.get("format") == str(FORMAT) and isinstance(keys, list) and len(keys) == count
+    return [str(key) for key in keys] if sound else None
+
+
+def _mapped(path: Path) -> Tensor | None:
+    """A chunk's rows in the file, not read yet; None where it is gone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            rows: Tensor = file.get_tensor("rows")
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return rows
+
+
+def _sound_rows(path: Path) -> Tensor | None:
+    """A chunk's rows, if they are what was written."""
+    rows = _mapped(path)
+    if rows is None:
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+    return rows if header.get("sha256") == _digest(header.get("keys", ""), rows) else None
+
+
+def _digest(keys: str, rows: Tensor) -> str:
+    """sha256 of the keys as they are listed, and of the rows' shape, type and bytes."""
+    found = hashlib.sha256(f"{keys} {list(rows.shape)} {rows.dtype}".encode())
+    found.update(rows.contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _use_of(folder: Path) -> Use | None:
+    chunks = list(_chunks_of(folder))
+    try:
+        about = read_json(folder / _ABOUT, StoreError)
+    except StoreError:
+        return None
+    rows = sum(len(_keys_of(path) or ()) for path, _, _ in chunks)
+    used = max((when for _, _, when in chunks), default=folder.stat().st_mtime)
+    return Use(folder.name, about, rows, sum(size for _, size, _ in chunks), used)
