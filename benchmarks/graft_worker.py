@@ -8,6 +8,7 @@ Seconds: the data's scan, the look at it that auto takes, the plan and the train
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ from graft.workflow import carry_out, drain, prepare
 def main(folder: str, strategy: str, seed: str, threads: str = "2") -> None:
     torch.set_num_threads(int(threads))
     with tempfile.TemporaryDirectory() as out:
+        os.environ["GRAFT_STORE"] = f"{out}/store"  # empty, so that no run gains from another
         recipe = graft.read_recipe(data__path=folder, strategy=strategy, seed=int(seed), device="cpu")
         graft.load_backbone(recipe)  # what it imports is left out, as it is for the peers
         started = time.perf_counter()

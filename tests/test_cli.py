@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -167,6 +168,66 @@ def test_recipes_from_a_file_and_keys(graft: Graft, photos: Path) -> None:
     plan = graft("plan", photos, *asked, "--recipe", "r.toml", "--seed", "6", "--json").json
     assert (plan["strategy"], plan["seed"]) == ("full", 6)
     assert plan["phases"][1]["train"]["rates"]["stages"]["top"] == 0.25
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("GRAFT_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+def test_the_store_is_told_and_cleared(
+    graft: Graft, photos: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert graft("store").out.split() == ["The", "store", str(store), "holds", "0.0", "MB."]
+    assert graft("store", "--json").json == {"folder": str(store), "bytes": 0, "spaces": []}
+    assert graft("train", photos, *TINY, "--strategy", "partial:1", "--out", "run").code == 0
+    told = graft("store", "--json").json
+    below = {space["about"]["below"]: space for space in told["spaces"]}
+    assert set(below) == {"top", "the head"}  # of the partial phase, and of the head that was solved
+    assert below["the head"]["rows"] == 24
+    assert below["top"]["about"] == {
+        "backbone": "tiny/net:own",
+        "below": "top",
+        "pixels": [8, 8],
+        "precision": "fp32",
+    }
+    size = sum(path.stat().st_size for path in store.rglob("*.safetensors"))
+    assert told["bytes"] == size > 0
+    table = graft("store").out
+    for words in ("tiny/net", "top", "the head", "8 × 8", "fp32", "24"):
+        assert words in table
+
+    for answer, left in (("n\n", size), ("", size), ("y\n", 0)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        result = graft("store", "--clear")
+        assert result.code == (1 if left else 0)
+        assert "Remove" in result.err
+        assert ("freed" in result.out) == (not left)
+        assert graft("store", "--json").json["bytes"] == left
+
+
+def test_the_store_is_cleared_without_a_question(graft: Graft, photos: Path, store: Path) -> None:
+    assert graft("train", photos, *TINY, "--strategy", "probe").code == 0
+    held = graft("store", "--json").json["bytes"]
+    kept = store / "notes.txt"
+    kept.write_text("mine")
+    cleared = graft("store", "--clear", "--yes", "--json")
+    assert cleared.json == {"folder": str(store), "freed": held}
+    assert kept.read_text() == "mine"
+    assert "0.0 MB freed" in graft("store", "--clear").out  # nothing is there to ask about
+
+
+def test_the_limit_of_the_store(graft: Graft, photos: Path, store: Path) -> None:
+    words = ["--strategy", "partial:1"]
+    plan = graft("plan", photos, *TINY, *words, "--store-limit", "1e-7", "--json").json
+    assert [phase.get("reuse") for phase in plan["phases"]] == [None] * len(plan["phases"])
+    assert graft("train", photos, *TINY, *words, "--store-limit", "1e-7", "--out", "run").code == 0
+    assert json.loads(Path("run/recipe.json").read_text())["reuse"] == {"limit": 1e-7}
+    assert graft("store", "--json").json["bytes"] == 0
+    assert not list(store.rglob("*.safetensors"))
+    refused = graft("plan", photos, *TINY, "--store-limit", "0", "--json")
+    check_refused(refused, "reuse.limit = 0.0: input should be greater than 0")
 
 
 def test_help_and_wrong_options(graft: Graft) -> None:

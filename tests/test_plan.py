@@ -353,8 +353,11 @@ def test_what_has_no_effect_is_said() -> None:
         ({"strategy": "full", "train__rates": {"*": 1e-4, "stem": 1e-5}}, "overlap"),
         ({"strategy": "partial:1", "train__rates": {"top": 1e-4, "stem": 1e-5}}, "'stem' never trains"),
         ({"strategy": "partial:1", "train__batchnorm": {"stem": "train"}}, "'stem' never trains"),
-        ({"strategy": "full:1e-4", "train__lr": 1e-3}, "both say the rate"),
-        ({"strategy": "layer-decay:0.8", "train__layer_decay": 0.5}, "both say the factor"),
+        ({"strategy": "full:1e-4", "train__lr": 1e-3}, "train.lr both say the rates"),
+        ({"strategy": "full:1e-4", "train__rates": {"*": 1e-5}}, "train.rates both say the rates"),
+        ({"strategy": "full:1e-4", "train__layer_decay": 0.5}, "train.layer_decay both say the rates"),
+        ({"strategy": "layer-decay:0.8", "train__layer_decay": 0.5}, "train.layer_decay both say"),
+        ({"strategy": "layer-decay:0.8", "train__lowest_lr": 1e-7}, "train.lowest_lr both say"),
         ({"strategy": "gradual:2+stem", "epochs": 4}, "too few to thaw"),
         ({"train__mixup": 0.2, "train__batch_size": 1}, "one picture of a batch"),
     ],
@@ -367,3 +370,63 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 def test_the_rate_of_a_head_that_trains_alone_is_trains_lr() -> None:
     (phase,) = phases_of(plan_for(TINY["pretrained"], strategy="probe:steps", train__lr=0.02))
     assert phase.train.rates.head == 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle"),
+    [
+        ({"strategy": "partial:1", "train__lowest_lr": 1e-6}, "train.lowest_lr"),
+        ({"strategy": "probe:steps", "train__layer_decay": 0.5}, "train.layer_decay"),
+        ({"strategy": "full", "settings": ["phase.2.drop_epochs=3"]}, "phase.2.drop_epochs"),
+        ({"strategy": "full", "epochs": 5, "settings": ["phase.2.epochs=1"]}, "epochs"),
+        ({"strategy": "full", "train__flip": False, "train__augmentation": "none"}, "train.flip"),
+    ],
+)
+def test_options_that_no_phase_has_a_use_for_are_named(settings: dict[str, Any], idle: str) -> None:
+    assert f"Set, but of no effect here: {idle}." in plan_for(TINY["pretrained"], **settings).notes
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": "partial:2", "train__lowest_lr": 1e-6},
+        {"strategy": "full", "train__schedule": "step", "train__drop_epochs": 3},
+        {"strategy": "full", "settings": ["phase.2.schedule=step", "phase.2.drop_epochs=3"]},
+        {"strategy": "full", "epochs": 5},
+        {"strategy": "full", "train__flip": False},
+    ],
+)
+def test_options_of_use_are_not_named(settings: dict[str, Any]) -> None:
+    assert "no effect" not in " ".join(plan_for(TINY["pretrained"], **settings).notes)
+
+
+def test_a_pull_toward_random_weights_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"train\.l2sp"):
+        check(read_recipe(device="cpu", strategy="scratch", train__l2sp=0.1), TINY["random"])
+
+
+def test_a_probe_by_steps_starts_from_a_solved_head_where_asked() -> None:
+    plan = plan_for(TINY["pretrained"], strategy="probe:steps", head_init="solved")
+    assert [phase.kind for phase in plan.phases] == ["solve", "phase"]
+
+
+def test_stochastic_depth_of_one_phase_is_not_that_of_others() -> None:
+    recipe = read_recipe(
+        device="cpu",
+        backbone="timm/resnet10t:none",
+        strategy="two-phase",
+        head_init="random",
+        data__size=32,
+        settings=["phase.2.drop_path=0.3"],
+    )
+    alone, whole = phases_of(make_plan(recipe, load_backbone(recipe), SPLITS))
+    assert (alone.train.drop_path, whole.train.drop_path) == (0.0, 0.3)
+
+
+def test_candidates_of_several_labels_are_compared_by_loss_whatever_was_asked() -> None:
+    pictures = [picture for label in COLOURS for picture in make_pictures(label, 8, seed=0)]
+    labels = [[label, "picture"] if number % 2 else [label] for label in COLOURS for number in range(8)]
+    splits = read_splits((pictures, labels), DataSettings(validation=0.3))
+    plan = plan_for(TINY["pretrained"], splits, strategy="full", train__select="accuracy")
+    (choice,) = (phase for phase in plan.phases if phase.kind == "select")
+    assert choice.score == "loss"

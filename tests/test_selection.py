@@ -22,7 +22,7 @@ from graft.inference import forward_all
 from graft.plan import Plan, make_plan
 from graft.recipe import read_recipe
 from graft.records import Record
-from graft.selection import Trial, _choose, _describe
+from graft.selection import Candidate, _choose, _describe
 from graft.state import State, Trained
 from graft.steps import Calibrate, Select
 from graft.training import fit, fit_steps
@@ -82,9 +82,9 @@ def loss_with(splits: Splits, trained: Trained, weights: dict[str, Tensor]) -> f
 # The rule: one standard error of the paired difference.
 
 
-def trial(costs: list[float]) -> Trial:
+def trial(costs: list[float]) -> Candidate:
     values = torch.tensor(costs, dtype=torch.float64)
-    return Trial({}, values, float(values.mean()), 0.0)
+    return Candidate({}, values, float(values.mean()), 0.0)
 
 
 COSTS = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0]), min_size=5, max_size=5)

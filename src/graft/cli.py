@@ -61,6 +61,10 @@ Strategy = Annotated[
     typer.Option("--strategy", "-s", help="auto (default), probe, full, gradual …: see graft strategies."),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")]
+StoreLimit = Annotated[
+    float | None,
+    typer.Option(metavar="GB", help="Most that the store of what frozen stages made may take on disk."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a bundle's.")]
 Data = Annotated[
     str | None, typer.Argument(metavar="DATA", help="Folder of class folders, or a table of paths.")
@@ -77,12 +81,13 @@ def train(
     seed: Seed = None,
     epochs: Epochs = None,
     device: Device = None,
+    store_limit: StoreLimit = None,
     recipe: RecipeFile = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
     """Adapt a backbone to labelled pictures: shows the plan, trains, and writes a bundle."""
-    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
+    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device, store_limit)
     from graft.progress import reading
     from graft.runs import choose_run
     from graft.workflow import prepare
@@ -122,15 +127,16 @@ def show_planned(
     seed: Seed = None,
     epochs: Epochs = None,
     device: Device = None,
+    store_limit: StoreLimit = None,
     recipe: RecipeFile = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
     """Show exactly what training would do, without doing it."""
-    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device)
+    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device, store_limit)
+    from graft.costs import measure_costs
     from graft.progress import reading
     from graft.terminal import show_plan, show_problems
-    from graft.trial import measure_costs
     from graft.workflow import prepare
 
     console = _console(stderr=as_json)
@@ -293,6 +299,35 @@ def inspect(
     show_description(_console(), description)
 
 
+@app.command("store")
+def show_store(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Clear without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what is kept of what frozen stages made, or remove it; runs make it anew where they need it."""
+    from graft.reuse.inventory import clear_store, list_uses, store_folder
+    from graft.store_table import gigabytes, store_table
+
+    folder, uses = store_folder(), list_uses(store_folder())
+    size = sum(use.bytes for use in uses)
+    console = _console(stderr=as_json)
+    if clear:
+        if uses and not yes:
+            typer.confirm(f"Remove {gigabytes(size)} from {folder}?", abort=True, err=True)
+        freed = clear_store(folder)
+        console.print(f"{gigabytes(freed)} freed in {folder}.", markup=False, soft_wrap=True)
+        if as_json:
+            _print_json({"folder": str(folder), "freed": freed})
+        return
+    if as_json:
+        _print_json({"folder": str(folder), "bytes": size, "spaces": [asdict(use) for use in uses]})
+        return
+    console.print(f"The store {folder} holds {gigabytes(size)}.", markup=False, soft_wrap=True)
+    if uses:
+        console.print(store_table(uses))
+
+
 def main() -> None:
     """Run the command line; the entry point of ``graft``."""
     try:
@@ -318,6 +353,7 @@ def _recipe(
     seed: int | None,
     epochs: int | None,
     device: str | None,
+    store_limit: float | None,
 ) -> Recipe:
     from graft.errors import DataError
     from graft.recipe import read_recipe
@@ -333,6 +369,7 @@ def _recipe(
         seed=seed,
         epochs=epochs,
         device=device,
+        reuse__limit=store_limit,
     )
     # Before torch is imported, which takes longer than reading the answer.
     split_name(asked.strategy)

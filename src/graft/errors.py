@@ -52,6 +52,10 @@ class TrainingError(GraftError):
     """Training cannot go on: the loss is not finite, the disk is full, frozen values moved."""
 
 
+class Diverged(TrainingError):
+    """The loss or the gradient of a step is not finite."""
+
+
 class StoreError(GraftError):
     """The store of features cannot be used as it was asked."""
 

@@ -31,7 +31,8 @@ from graft.backbones.contract import Backbone, Stage
 from graft.batchnorm import plain_norms
 from graft.data.dataset import Pictures
 from graft.data.items import Items, Splits
-from graft.inference import collect_statistics, forward_batches
+from graft.data.validation import items_of_median_class
+from graft.inference import check_finite, collect_statistics, forward_batches
 from graft.numerics import Numerics
 from graft.options import Frozen
 from graft.probe import Solution, held_out_losses, solve_head
@@ -100,7 +101,7 @@ class Evidence(Frozen):
 
     ``pretrained`` and ``adapted``: the top of the network with the batch-norm statistics of the
     pretraining, and with those of the pictures (None where there is no batch-norm). ``middle``: half-way
-    up, with the statistics that are to be taken.
+    up, with the statistics that are to be taken (None where nothing can be seen below the top).
     """
 
     items: int
@@ -108,7 +109,7 @@ class Evidence(Frozen):
     """Items of the median class."""
     pretrained: Depth
     adapted: Depth | None
-    middle: Depth
+    middle: Depth | None
     mirrored: Mirrored
     trial: RateTrial | None = None
     """What a short training showed, where the features alone could not tell."""
@@ -154,10 +155,10 @@ def measure_evidence(
             kept = other
     return Evidence(
         items=len(splits.train),
-        per_class=_items_of_median_class(splits.train, splits.task),
+        per_class=items_of_median_class(splits.train, splits.task.classes),
         pretrained=pretrained,
         adapted=adapted,
-        middle=kept.probe(len(kept.states) // 2) or pretrained,
+        middle=kept.probe_middle(),
         mirrored=kept.mirror(),
     )
 
@@ -233,6 +234,11 @@ class _Look:
         name = _depths(self.backbone.stages)[place][0]
         return Depth(stage=name, information=information, accuracy=found.score)
 
+    def probe_middle(self) -> Depth | None:
+        """A probe half-way up; None where nothing can be seen below the top."""
+        depths = len(self.states)
+        return self.probe(min(depths // 2, depths - 2)) if depths > 1 else None
+
     def mirror(self) -> Mirrored:
         """What mirroring costs a probe on all depths together."""
         plain, mirrored = torch.cat(self.states, 1), torch.cat(self._pass(_Mirror(self.trunk)), 1)
@@ -276,7 +282,10 @@ class _Look:
                     parts[place].append(seen.pop(place))
                 parts[-1].append(features)
                 self.passes.add(len(features))
-        return [torch.cat(part).clone() for part in parts]
+        states = [torch.cat(part).clone() for part in parts]
+        for each in states:
+            check_finite(each, self.items)
+        return states
 
 
 class _Mirror(nn.Module):
@@ -354,10 +363,3 @@ def _uncertainty(targets: NDArray[np.integer[Any]]) -> float:
         return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()) or 1.0
     present = np.clip(targets.mean(axis=0), 1e-12, 1 - 1e-12)
     return float(-(present * np.log(present) + (1 - present) * np.log(1 - present)).mean()) or 1.0
-
-
-def _items_of_median_class(items: Items, task: Task) -> float:
-    assert items.targets is not None
-    if task.multi_label:
-        return float(np.median(items.targets.sum(axis=0)))
-    return float(np.median(np.bincount(items.targets, minlength=task.classes)))

@@ -18,6 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from graft.batchnorm import collecting_statistics
 from graft.data.dataset import Pictures, loader
+from graft.data.items import Items
+from graft.errors import TrainingError
 from graft.schedule import cut_batches, epoch_order
 from graft.seeds import mix
 
@@ -60,6 +62,17 @@ def forward_batches(
             module.training = mode
 
 
+def check_finite(outputs: Tensor, items: Items) -> None:
+    """Raises TrainingError where outputs [N, D] of some of the N items are not finite, naming these."""
+    broken = (~torch.isfinite(outputs).all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        ids = ", ".join(items.ids[item] for item in broken[:8])
+        raise TrainingError(
+            f"The backbone gives features that are not finite for {len(broken)} of {len(outputs)} "
+            f"pictures ({ids}); its weights or its preprocessing are not right for them."
+        )
+
+
 def to_device(inputs: Tensor, device: torch.device) -> Tensor:
     """A batch on the device; pictures [B, K, h, w] with their channels last, as networks like them."""
     layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
@@ -91,6 +104,11 @@ def views_of(inputs: Tensor, tta: str) -> list[Tensor]:
     if "flip" in tta:
         views += [view.flip(-1) for view in views]
     return views
+
+
+def count_views(tta: str) -> int:
+    """How many views :func:`views_of` gives."""
+    return (1 + ("zoom" in tta)) * (1 + ("flip" in tta))
 
 
 def collect_statistics(

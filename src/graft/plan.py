@@ -30,6 +30,7 @@ from graft.steps import Calibrate, Select, Solve, Step, Train
 from graft.stochastic_depth import droppable
 from graft.strategies import Ask, decides_by_evidence, entry_of, notes_of, plan_steps, split_name
 from graft.surgery import undecayed
+from graft.task import Task
 
 if TYPE_CHECKING:
     from graft.evidence import Evidence
@@ -139,7 +140,9 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
             other, a batch that cannot be cut as asked, pretrained weights under a strategy that wants none.
     """
     resolve_device(recipe.device)
-    steps = plan_steps(_ask(recipe, backbone))
+    if recipe.train.l2sp and not backbone.source.pretrained:
+        raise RecipeError("train.l2sp pulls weights toward the pretrained ones, and these are random.")
+    steps = plan_steps(make_ask(recipe, backbone))
     _check_drop_path(steps, backbone)
     _check_batchnorm(recipe, backbone)
     _check_batches(steps)
@@ -171,12 +174,11 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evid
     check(recipe, backbone)
     numerics = resolve_numerics(recipe)
     items = len(splits.train)
-    per_epoch = steps_in_epoch(items, recipe.train.batch_size)
-    ask = _ask(recipe, backbone, steps_per_epoch=per_epoch, splits=splits, evidence=evidence)
+    ask = make_ask(recipe, backbone, splits, evidence)
     head = _head(recipe, backbone, classes=splits.task.classes)
     sizes = _sizes(backbone)
     names = _Names.of(backbone, head)
-    steps = plan_steps(ask)
+    steps = tuple(_for_task(step, splits.task) for step in plan_steps(ask))
     for step in steps:
         smallest = items // steps_in_epoch(items, step.batch_size) if isinstance(step, Train) else items
         if smallest < numerics.processes:
@@ -226,7 +228,7 @@ def describe_network(backbone: Backbone) -> dict[str, Any]:
 
 def needs_validation(recipe: Recipe, backbone: Backbone) -> bool:
     """Whether any step decides by validation data; a solved head decides out of fold instead."""
-    steps = plan_steps(_ask(recipe, backbone))
+    steps = plan_steps(make_ask(recipe, backbone))
     return any(isinstance(step, Train) for step in steps)
 
 
@@ -254,22 +256,19 @@ class _Names(Frozen):
         )
 
 
-def _ask(
-    recipe: Recipe,
-    backbone: Backbone,
-    *,
-    steps_per_epoch: int | None = None,
-    splits: Splits | None = None,
-    evidence: Evidence | None = None,
+def make_ask(
+    recipe: Recipe, backbone: Backbone, splits: Splits | None = None, evidence: Evidence | None = None
 ) -> Ask:
+    """What a strategy may know; without ``splits``, as before any data is read."""
+    items = None if splits is None else len(splits.train)
     return Ask(
         recipe,
         backbone.stage_names,
-        steps_per_epoch or 1,
+        1 if items is None else steps_in_epoch(items, recipe.train.batch_size),
         backbone.source.pretrained,
         validates=splits is None or splits.val is not None,
         evidence=evidence,
-        items=None if splits is None else len(splits.train),
+        items=items,
     )
 
 
@@ -318,6 +317,12 @@ def _head(recipe: Recipe, backbone: Backbone, *, classes: int) -> Head:
     if dropout is None:
         dropout = STEPS_DROPOUT if recipe.strategy == "probe:steps" else 0.0
     return Head(backbone.feature_dim, classes, recipe.head, recipe.head_hidden, dropout)
+
+
+def _for_task(step: Step, task: Task) -> Step:
+    """Candidates are compared item by item, and average precision has no part for each item."""
+    judged = isinstance(step, Select) and task.multi_label
+    return step.model_copy(update={"score": "loss"}) if judged else step
 
 
 def _reuses(recipe: Recipe, backbone: Backbone, steps: Sequence[Step]) -> dict[int, Reuse]:
@@ -397,13 +402,13 @@ def _groups(train: Train, names: _Names) -> Iterable[Group]:
         )
 
 
-def _notes(ask: Ask, steps: Iterable[Step], splits: Splits, backbone: Backbone) -> Iterable[str]:
+def _notes(ask: Ask, steps: Sequence[Step], splits: Splits, backbone: Backbone) -> Iterable[str]:
     yield from notes_of(ask)
     if ask.recipe.head_init == "auto" and not ask.solvable:
         why = "is not linear" if ask.pretrained else "stands on random weights"
         yield f"The head starts random: it {why}, so it cannot be solved."
     trains = any(isinstance(step, Train) for step in steps)
-    unused = _unused(ask.recipe, trains=trains, validates=splits.val is not None)
+    unused = _unused(ask.recipe, steps, validates=splits.val is not None)
     if unused:
         yield f"Set, but of no effect here: {', '.join(unused)}."
     if splits.val is None and trains:
@@ -415,8 +420,9 @@ def _notes(ask: Ask, steps: Iterable[Step], splits: Splits, backbone: Backbone) 
         yield f"{len(backbone.unused)} parameters of the backbone are never used and never train."
 
 
-def _unused(recipe: Recipe, *, trains: bool, validates: bool) -> list[str]:
+def _unused(recipe: Recipe, steps: Sequence[Step], *, validates: bool) -> list[str]:
     """Settings that were given and that no step of this plan looks at."""
+    phases = {number: step for number, step in enumerate(steps, start=1) if isinstance(step, Train)}
     train, final = recipe.train, recipe.final.model_fields_set
     given = {f"train.{name}" for name in train.model_fields_set}
     by_phase = {f"phase.{n}.{name}" for n, each in recipe.phase.items() for name in each.model_fields_set}
@@ -425,16 +431,30 @@ def _unused(recipe: Recipe, *, trains: bool, validates: bool) -> list[str]:
     idle = set() if validates else {f"final.{name}" for name in final - {"tta"}}
     if recipe.head == "linear" and "head_hidden" in recipe.model_fields_set:
         idle.add("head_hidden")
-    if not trains:
+    if not phases:
         if "validation" in recipe.data.model_fields_set:
             idle.add("data.validation")  # a solved head decides out of fold, on all labels
         idle |= {f"final.{name}" for name in final & {"checkpoints", "interpolate"}}
-        return sorted(idle | given - {"train.workers", "train.class_weights", "train.batchnorm"})
-    if train.schedule != "step" and not any(each.schedule == "step" for each in recipe.phase.values()):
-        idle |= given & {"train.drop_epochs", "train.drop_factor"}
+        needed = {"train.workers", "train.class_weights", "train.batchnorm"}
+        return sorted(idle | by_phase | given - needed)
+    if not any(len(step.stages) > 1 for step in phases.values()):
+        idle |= given & {"train.lowest_lr", "train.layer_decay"}
+    if all(number in recipe.phase and recipe.phase[number].epochs for number in phases):
+        idle |= given & {"epochs"}
+    idle |= {f"train.{name}" for name in _idle(train.model_fields_set, list(phases.values()))}
+    for number, own in recipe.phase.items():
+        idle |= {f"phase.{number}.{name}" for name in _idle(own.model_fields_set, [phases[number]])}
     if not validates:
         idle |= {name for name in given | by_phase if name.endswith((".patience", ".select"))}
     return sorted(idle)
+
+
+def _idle(names: Iterable[str], phases: Sequence[Train]) -> set[str]:
+    """Options among ``names`` that none of these phases has a use for."""
+    steps_down = any(phase.schedule == "step" for phase in phases)
+    augments = any(phase.augmentation != "none" for phase in phases)
+    idle = (set() if steps_down else {"drop_epochs", "drop_factor"}) | (set() if augments else {"flip"})
+    return idle & set(names)
 
 
 def _sizes(backbone: Backbone) -> dict[str, int]:

@@ -15,9 +15,9 @@ from graft.records import Record
 
 @contextlib.contextmanager
 def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A function of (pictures read, all of them) that shows a bar, gone when the block ends."""
+    """A function of (what is done, all of it) that shows a bar, gone when the block ends."""
     bars = _bars(console, transient=True)
-    task = bars.add_task("reading pictures", total=None, state="")
+    task = bars.add_task("looking at the data", total=None, state="")
     # Where there is no terminal, nothing would be shown but an empty line at the end.
     with bars if console.is_interactive else contextlib.nullcontext():
         yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,15 +22,16 @@ from graft.backbones.contract import Backbone
 from graft.data.dataset import Pictures
 from graft.data.items import Items, Splits
 from graft.data.validation import split_off
-from graft.errors import TrainingError
-from graft.evidence import Evidence, RateTrial
+from graft.errors import Diverged
+from graft.evidence import Evidence, Progress, RateTrial
 from graft.inference import forward_all
 from graft.numerics import resolve_device
 from graft.plan import Plan, make_plan
 from graft.recipe import Recipe
+from graft.records import Record, Stepped
 from graft.schedule import steps_in_epoch
 from graft.seeds import mix
-from graft.steps import Solve
+from graft.strategies import Trying
 from graft.strategies.auto import TRIAL_STEPS
 from graft.task import Task
 from graft.training import fit
@@ -40,29 +40,38 @@ SHARE, MOST_ITEMS = 0.2, 500  # held out to measure on, and no more than
 
 
 def try_rates(
-    recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evidence, rates: Sequence[float]
+    recipe: Recipe,
+    backbone: Backbone,
+    splits: Splits,
+    evidence: Evidence,
+    trying: Trying,
+    *,
+    progress: Progress | None = None,
 ) -> RateTrial:
-    """Train a copy shortly at each of ``rates``, and measure it on held-out training items."""
+    """Train a copy shortly at each rate that is to be tried, and measure it on held-out training items.
+
+    ``progress`` is called with (steps done, all of them).
+    """
     kept, held, _ = split_off(splits.train, splits.task.labels, SHARE, mix(recipe.seed, "rate trial"))
     batch_size = recipe.train.batch_size
-    seen = _sample(
-        splits.train.select(kept), TRIAL_STEPS * batch_size, recipe.seed
-    )  # one epoch of them at most
+    # One epoch of them at most.
+    seen = _sample(splits.train.select(kept), TRIAL_STEPS * batch_size, recipe.seed)
     part = replace(splits, train=seen, val=None, test=None)
     measured = _sample(splits.train.select(held), MOST_ITEMS, recipe.seed)
     epochs = math.ceil(TRIAL_STEPS / steps_in_epoch(len(seen), batch_size))
     logits: dict[float, Tensor] = {}
-    plan = None
-    for rate in rates:
+    for number, rate in enumerate(trying.rates):
         plan = make_plan(_with_rate(recipe, rate, epochs), backbone, part, evidence)
-        with contextlib.suppress(TrainingError):  # it diverged
-            logits[rate] = _logits_after(plan, backbone, part, measured)
+        tell = _Tell(progress, number, len(trying.rates))
+        with contextlib.suppress(Diverged):
+            logits[rate] = _logits_after(plan, backbone, part, measured, tell)
     task, targets = splits.task, _targets(measured)
     losses = {rate: float(task.losses(each, targets).mean()) for rate, each in logits.items()}
     trial = RateTrial(losses={rate: loss for rate, loss in losses.items() if math.isfinite(loss)})
-    if trial.best is None or plan is None or not isinstance(plan.phases[0], Solve):
+    if not trying.compares or trial.best is None:
         return trial
-    start = _logits_after(plan.model_copy(update={"phases": plan.phases[:1]}), backbone, part, measured)
+    solved = plan.model_copy(update={"phases": plan.phases[:1]})
+    start = _logits_after(solved, backbone, part, measured)
     one, two = (_right(task, each, targets) for each in (start, logits[trial.best]))
     error = float((one - two).std()) / math.sqrt(len(one))
     return trial.model_copy(
@@ -76,9 +85,27 @@ def _with_rate(recipe: Recipe, rate: float, epochs: int) -> Recipe:
     return recipe.model_copy(update={"train": train, "epochs": epochs, "phase": {}})
 
 
-def _logits_after(plan: Plan, backbone: Backbone, splits: Splits, measured: Items) -> Tensor:
+@dataclass
+class _Tell:
+    """Tells the steps of one of several trainings as a part of all."""
+
+    progress: Progress | None
+    number: int
+    of: int
+    steps: int = 0
+
+    def show(self, record: Record) -> None:
+        if isinstance(record, Stepped) and self.progress is not None:
+            self.steps += 1
+            done = min(self.steps, TRIAL_STEPS)
+            self.progress(self.number * TRIAL_STEPS + done, self.of * TRIAL_STEPS)
+
+
+def _logits_after(
+    plan: Plan, backbone: Backbone, splits: Splits, measured: Items, tell: _Tell | None = None
+) -> Tensor:
     """Logits [N, C] of the held-out items when the plan was carried out."""
-    trained = fit(backbone, splits, plan)
+    trained = fit(backbone, splits, plan, show=None if tell is None else tell.show)
     device = resolve_device(plan.numerics.device)
     return forward_all(trained.model, Pictures(measured, backbone.preprocess), device)
 

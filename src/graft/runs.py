@@ -1,6 +1,6 @@
 """Runs: one folder for each, from the recipe to the bundle.
 
-    recipe.json  plan.json  data.json  metrics.jsonl  checkpoints/  bundle/  result.json
+    recipe.json  plan.json  evidence.json  data.json  metrics.jsonl  checkpoints/  bundle/  result.json
 
 A run is locked by the process that works on it; the lock goes with the process, however it ends.
 """
@@ -24,6 +24,7 @@ from typing import IO, Any
 from graft.checkpoint import Checkpoints, reason_of
 from graft.data.items import Splits, label_of
 from graft.errors import RunError, TrainingError
+from graft.evidence import Evidence
 from graft.files import read_json, write_json, write_text
 from graft.numerics import is_main
 from graft.plan import VERSION, Phase, Plan
@@ -32,7 +33,7 @@ from graft.records import Record
 
 RUNS = Path("runs")
 LATEST = "latest"
-_BEGINNINGS = {"lock", "data.json", "plan.json"}  # written before a run counts as begun
+_BEGINNINGS = {"lock", "data.json", "plan.json", "evidence.json"}  # written before a run counts as begun
 # What a process that was killed while it wrote leaves behind.
 _HALF_WRITTEN = re.compile(r"\.((data|plan|recipe|result)\.json|metrics\.jsonl|bundle)\..+")
 
@@ -162,7 +163,7 @@ def refuse_taken(run: Run) -> None:
         raise RunError(f"{folder} is not empty ({taken[0]}); name a new folder with --out.")
 
 
-def begin(run: Run, recipe: Recipe, plan: Plan, splits: Splits) -> None:
+def begin(run: Run, recipe: Recipe, plan: Plan, splits: Splits, evidence: Evidence | None = None) -> None:
     """Write what the run is; the recipe comes last, so that a run with a recipe is whole.
 
     Raises:
@@ -171,6 +172,8 @@ def begin(run: Run, recipe: Recipe, plan: Plan, splits: Splits) -> None:
     refuse_taken(run)
     write_json(run.folder / "data.json", {"run": uuid.uuid4().hex, **data_facts(splits)})
     write_text(run.folder / "plan.json", plan.to_json() + "\n")
+    if evidence is not None:
+        write_text(run.folder / "evidence.json", evidence.model_dump_json(indent=2) + "\n")
     write_text(run.folder / "recipe.json", _from_anywhere(recipe).to_json() + "\n")
     point_latest(run)
 

@@ -20,7 +20,7 @@ from graft.data.dataset import Pictures
 from graft.errors import TrainingError
 from graft.inference import forward_batches
 from graft.leaders import Weights
-from graft.plan import Phase
+from graft.plan import Phase, Plan
 from graft.records import Record
 from graft.reuse.states import States
 from graft.state import State
@@ -28,7 +28,7 @@ from graft.steps import Calibrate, Select
 
 
 @dataclass(frozen=True)
-class Trial:
+class Candidate:
     """Weights that met the validation data: the cost of each item [N] by which they are judged.
 
     The cost is the loss in nats, or the share of wrong decisions.
@@ -39,13 +39,13 @@ class Trial:
     loss: float
     accuracy: float
 
-    def gain_over(self, other: Trial) -> tuple[float, float]:
+    def gain_over(self, other: Candidate) -> tuple[float, float]:
         """By how much the mean cost is lower, and the standard error of that (paired by item)."""
         gains = other.costs - self.costs
         error = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
         return float(gains.mean()), error
 
-    def beats(self, other: Trial) -> bool:
+    def beats(self, other: Candidate) -> bool:
         """Whether the gain is more than one standard error."""
         gain, error = self.gain_over(other)
         return gain > error
@@ -134,8 +134,7 @@ def select_phase(run: State, step: Select) -> Iterator[Record]:
     assert best is not None
     name = next(name for name, trial in trials.items() if trial is winner)
     scores = {name: _describe(trial, trials["best"]) for name, trial in trials.items()}
-    by = "loss" if run.splits.task.multi_label else step.score
-    told = {"winner": name, "by": by, "best_epoch": int(best["epoch"]), "candidates": scores}
+    told = {"winner": name, "by": step.score, "best_epoch": int(best["epoch"]), "candidates": scores}
     run.position = replace(run.position, selected=told)
     yield records.Selected(index, name, scores)
     yield records.Finished(index, None, 0)
@@ -199,11 +198,17 @@ def _candidates(run: State, step: Select) -> dict[str, Weights]:
     return found
 
 
-def _try_all(run: State, candidates: dict[str, Weights], by: str) -> dict[str, Trial]:
+def count_candidates(step: Select, plan: Plan) -> int:
+    """How many weights are tried on the validation data, at most."""
+    averaged = any(isinstance(phase, Phase) and phase.train.ema for phase in plan.phases)
+    return 3 + len(step.alphas) + int(averaged) + step.checkpoints - 1
+
+
+def _try_all(run: State, candidates: dict[str, Weights], by: str) -> dict[str, Candidate]:
     return {name: _try(run, weights, by) for name, weights in candidates.items()}
 
 
-def _try(run: State, weights: Weights, by: str) -> Trial:
+def _try(run: State, weights: Weights, by: str) -> Candidate:
     run.load_values(weights)
     logits, targets = validation_logits(run, tta=run.plan.tta)
     task = run.splits.task
@@ -211,10 +216,10 @@ def _try(run: State, weights: Weights, by: str) -> Trial:
     costs = losses
     if by == "accuracy" and not task.multi_label:  # average precision has no cost for each item
         costs = (task.decisions(logits) != targets).double()
-    return Trial(weights, costs, float(losses.mean()), task.score(logits, targets))
+    return Candidate(weights, costs, float(losses.mean()), task.score(logits, targets))
 
 
-def _greedy_average(run: State, best: Trial, step: Select) -> Trial:
+def _greedy_average(run: State, best: Candidate, step: Select) -> Candidate:
     """Checkpoints, the best first, averaged as long as it helps (Wortsman et al., 2022).
 
     ``best`` itself where no average is better.
@@ -227,14 +232,14 @@ def _greedy_average(run: State, best: Trial, step: Select) -> Trial:
     return current
 
 
-def _choose(trials: dict[str, Trial]) -> Trial:
+def _choose(trials: dict[str, Candidate]) -> Candidate:
     """The first, unless others beat it by more than one standard error: then the best of these."""
     first = next(iter(trials.values()))
     better = [trial for trial in trials.values() if math.isfinite(trial.loss) and trial.beats(first)]
     return min(better, key=lambda trial: float(trial.costs.mean()), default=first)
 
 
-def _describe(trial: Trial, first: Trial) -> dict[str, Any]:
+def _describe(trial: Candidate, first: Candidate) -> dict[str, Any]:
     gain, error = trial.gain_over(first)
     finite = math.isfinite(gain) and math.isfinite(error) and math.isfinite(trial.loss)
     return {

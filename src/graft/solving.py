@@ -15,9 +15,8 @@ from graft import records
 from graft.adaptation import adapt_statistics
 from graft.data.balance import class_weights
 from graft.data.items import Items
-from graft.errors import TrainingError
 from graft.feeding import features_of
-from graft.inference import forward_batches
+from graft.inference import check_finite, forward_batches
 from graft.model import set_linear_head
 from graft.probe import solve_head
 from graft.records import Record
@@ -37,7 +36,7 @@ def solve_phase(run: State, step: Solve) -> Iterator[Record]:
     items, task = run.splits.train, run.splits.task
     features = yield from _features(run, items)
     assert items.targets is not None
-    _refuse_nonfinite(features, run)
+    check_finite(features, items)
     solution = solve_head(
         features,
         items.targets,
@@ -71,13 +70,3 @@ def _features(run: State, items: Items) -> Generator[Record, None, Tensor]:
             done += len(outputs) * engine.processes
             yield records.Extracted(run.position.phase, min(done, len(items)), len(items))
     return engine.gather_rows(torch.cat(parts).clone(), len(items))
-
-
-def _refuse_nonfinite(features: Tensor, run: State) -> None:
-    broken = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
-    if broken:
-        ids = ", ".join(run.splits.train.ids[item] for item in broken[:8])
-        raise TrainingError(
-            f"The backbone gives features that are not finite for {len(broken)} of {len(features)} "
-            f"pictures ({ids}); its weights or its preprocessing are not right for them."
-        )

@@ -21,7 +21,7 @@ from graft.averaging import update_average
 from graft.checkpoint import load_optimizer
 from graft.data.balance import class_weights
 from graft.engine import seeded
-from graft.errors import TrainingError
+from graft.errors import Diverged
 from graft.inference import to_device
 from graft.mixing import mix_batch
 from graft.plan import Phase
@@ -58,7 +58,7 @@ class Stepper:
         """One step on this process's part [B, …] of ``batch``; returns the whole batch's mean loss.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite.
+            Diverged: the loss or the gradient is not finite.
         """
         run, train = self.run, self.phase.train
         number = run.position.epoch * self.phase.steps_per_epoch + run.position.step
@@ -133,7 +133,7 @@ class Stepper:
         ids = [run.splits.train.ids[item] for item in batch]
         more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
         fastest = max([train.rates.head, *train.rates.stages.values()])
-        raise TrainingError(
+        raise Diverged(
             f"The {what} is {value} in phase {train.name!r}, epoch {run.position.epoch + 1}, "
             f"step {run.position.step + 1} of the epoch. The batch: {', '.join(ids[:8])}{more}. "
             "Begin a new run with a smaller rate "

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from graft.costs import Cost
 from graft.data.items import Problem
 from graft.plan import Phase, Plan
 from graft.prediction import Predictions
 from graft.progress import percent
 from graft.steps import Calibrate, Select, Solve, Train
-from graft.trial import Cost
 
 OUT_OF_FOLD = "training, out of fold"
 
@@ -152,8 +152,6 @@ def _rates(phase: Phase) -> str:
         else:
             runs.append(([stage], rate))
     shown = [f"{_range(names)} {rate:.3g}" for names, rate in runs]
-    if len(shown) > 8:
-        shown = [*shown[:3], "…", *shown[-3:]]
     return ", ".join([f"head {rates.head:.3g}", *shown])
 
 

@@ -9,7 +9,7 @@ from a checkpoint ends bit for bit like one that was never stopped.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 from graft import records
@@ -40,12 +40,18 @@ def fit(
     *,
     checkpoints: Checkpoints | None = None,
     store: Store | None = None,
+    show: Callable[[Record], None] | None = None,
 ) -> Trained:
-    """Carry out the plan and return what it made. Raises as :func:`fit_steps`."""
+    """Carry out the plan and return what it made; ``show`` is called with what happens.
+
+    Raises as :func:`fit_steps`.
+    """
     steps = fit_steps(backbone, splits, plan, checkpoints=checkpoints, store=store)
     while True:
         try:
-            next(steps)
+            record = next(steps)
+            if show is not None:
+                show(record)
         except StopIteration as end:
             trained: Trained = end.value
             return trained

@@ -35,12 +35,13 @@ from graft.evidence import Evidence, measure_evidence
 from graft.files import write_json
 from graft.inference import forward_all
 from graft.numerics import is_main, resolve_device, resolve_numerics, world_size
-from graft.plan import Plan, check, describe_network, make_plan, needs_validation
+from graft.plan import Plan, check, describe_network, make_ask, make_plan, needs_validation
 from graft.progress import reading, showing
 from graft.rate_trial import try_rates
 from graft.recipe import Recipe, read_recipe
 from graft.records import Record, Stepped, Validated
-from graft.reuse.store import Store, store_folder
+from graft.reuse.inventory import store_folder
+from graft.reuse.store import Store
 from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.seeds import mix
 from graft.state import Trained
@@ -59,6 +60,8 @@ class Prepared:
     backbone: Backbone
     splits: Splits
     plan: Plan
+    evidence: Evidence | None = None
+    """What was measured on the data, where the strategy decides by it."""
 
 
 def train(
@@ -135,8 +138,10 @@ def prepare(
     check(recipe, loaded)
     splits = read_splits(recipe, loaded, data, progress)
     loaded = fit_preprocess(loaded, recipe, splits)
+    if decides_by_evidence(recipe):
+        make_plan(recipe, loaded, splits)  # what cannot be done is refused before time goes into measuring
     evidence = measure(recipe, loaded, splits, progress)
-    return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits, evidence))
+    return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits, evidence), evidence)
 
 
 def prepare_again(
@@ -229,13 +234,13 @@ def measure(
     if evidence is not None:
         evidence = Evidence.model_validate_json(engine.share_text(evidence.model_dump_json()))
     given = {"lr", "rates"} & {name for name, value in recipe.train if value is not None}
-    rates_to_try = entry_of(recipe).rates_to_try
-    if evidence is None or given or rates_to_try is None:
+    tries = entry_of(recipe).tries
+    if evidence is None or given or tries is None:
         return evidence
-    rates = rates_to_try(evidence, validates=splits.val is not None)
-    if not rates:
+    trying = tries(make_ask(recipe, backbone, splits, evidence))
+    if trying is None:
         return evidence
-    trial = try_rates(recipe, backbone, splits, evidence, rates)
+    trial = try_rates(recipe, backbone, splits, evidence, trying, progress=progress)
     evidence = evidence.model_copy(update={"trial": trial})
     return Evidence.model_validate_json(engine.share_text(evidence.model_dump_json()))
 
@@ -251,7 +256,7 @@ def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:
     main = is_main()
     with locked(run) if main else contextlib.nullcontext(), writing(run):
         if main and not run.begun:
-            begin(run, prepared.recipe, prepared.plan, prepared.splits)
+            begin(run, prepared.recipe, prepared.plan, prepared.splits, prepared.evidence)
         steps = fit_steps(
             prepared.backbone,
             prepared.splits,

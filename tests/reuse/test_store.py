@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graft.reuse import store as module
-from graft.reuse.store import Space, Store, store_folder
+from graft.reuse.inventory import clear_store, list_uses, store_folder
+from graft.reuse.store import Space, Store
 
 SHAPE = (40, 50)
 
@@ -187,14 +188,30 @@ def test_a_kill_at_any_time_leaves_whole_chunks(tmp_path: Path) -> None:
 
 
 def test_what_is_in_the_store_is_told_and_cleared(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    assert store.uses() == []
+    assert list_uses(tmp_path) == []
     fill(space(tmp_path), ["a", "b"])
-    (use,) = store.uses()
+    (use,) = list_uses(tmp_path)
     assert (use.about["backbone"], use.rows) == ("tiny/net", 2)
     assert use.bytes == sum(path.stat().st_size for path in chunks(tmp_path))
-    assert store.clear() == use.bytes
-    assert store.uses() == []
+    assert clear_store(tmp_path) == use.bytes
+    assert list_uses(tmp_path) == []
+
+
+def test_what_others_keep_in_the_same_folder_is_neither_told_nor_removed(tmp_path: Path) -> None:
+    theirs = tmp_path / "photos" / "weights.safetensors"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"dear")
+    fill(space(tmp_path, limit=1), ["a"])
+    assert list_uses(tmp_path) == []
+    assert clear_store(tmp_path) == 0
+    assert theirs.read_bytes() == b"dear"
+
+
+def test_a_space_that_does_not_say_what_it_is_is_told_all_the_same(tmp_path: Path) -> None:
+    fill(space(tmp_path), ["a"])
+    (chunks(tmp_path)[0].parent / "about.json").write_text("{")
+    (use,) = list_uses(tmp_path)
+    assert (use.about, use.rows) == ({}, 1)
 
 
 def test_the_store_lives_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

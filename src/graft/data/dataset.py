@@ -65,7 +65,7 @@ class Pictures(Dataset[Any]):
     def __getitem__(self, index: Index) -> Sample:
         number, view = index if isinstance(index, tuple) else (index, None)
         picture, size = self._decode(number)
-        if view is None:
+        if view is None or self.preset == "none":
             ready = preprocess(picture, self.preprocess, whole=size)
         else:
             seed = view_seed(self.seed, view, self.items.digests[number])

@@ -46,15 +46,17 @@ def share_by_size(items: Items, classes: int) -> float:
     With fewer than 150 items in the median class it would be more than a fifth: a choice among models on so
     few items misleads more often than it helps, and training has better use for them. Never less than 5 %.
     """
-    assert items.targets is not None
-    counts = (
-        items.targets.sum(axis=0)
-        if items.targets.ndim == 2
-        else np.bincount(items.targets, minlength=classes)
-    )
-    median = float(np.median(counts))
+    median = items_of_median_class(items, classes)
     share = ENOUGH / median if median else 1.0
     return 0.0 if share > LARGEST_SHARE else max(SMALLEST_SHARE, share)
+
+
+def items_of_median_class(items: Items, classes: int) -> float:
+    """How many items the median class has; of several labels an item, the median label."""
+    assert items.targets is not None
+    if items.targets.ndim == 2:
+        return float(np.median(items.targets.sum(axis=0)))
+    return float(np.median(np.bincount(items.targets, minlength=classes)))
 
 
 def split_off(

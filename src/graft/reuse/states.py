@@ -77,24 +77,26 @@ class States:
             missing.append([new[key] for key in new if key not in wanted and key not in self.space])
             wanted |= new.keys()
         loading = iter(loader(self.pictures, [each for each in missing if each], workers))
-        for batch, own, absent in zip(batches, keys, missing, strict=True):
-            rows = self.space.read(own)
-            if absent:
-                tensors, _, _ = next(loading)
-                rows |= self._compute([self._key(index) for index in absent], tensors)
-            lost = [index for key, index in zip(own, batch, strict=True) if key not in rows]
-            if lost:  # damaged, removed by another process, or not kept
-                again = list({self._key(index): index for index in lost}.values())
-                tensors = torch.stack([self.pictures[index][0] for index in again])
-                rows |= self._compute([self._key(index) for index in again], tensors)
-            numbers = [index[0] if isinstance(index, tuple) else index for index in batch]
-            targets = [self.pictures.target(number) for number in numbers]
-            yield (
-                _batch_of([rows[key] for key in own]),
-                torch.utils.data.default_collate(targets),
-                torch.tensor(numbers),
-            )
-        self.space.flush()
+        try:
+            for batch, own, absent in zip(batches, keys, missing, strict=True):
+                rows = self.space.read(own)
+                if absent:
+                    tensors, _, _ = next(loading)
+                    rows |= self._compute([self._key(index) for index in absent], tensors)
+                lost = [index for key, index in zip(own, batch, strict=True) if key not in rows]
+                if lost:  # damaged, removed by another process, or not kept
+                    again = list({self._key(index): index for index in lost}.values())
+                    tensors = torch.stack([self.pictures[index][0] for index in again])
+                    rows |= self._compute([self._key(index) for index in again], tensors)
+                numbers = [index[0] if isinstance(index, tuple) else index for index in batch]
+                targets = [self.pictures.target(number) for number in numbers]
+                yield (
+                    _batch_of([rows[key] for key in own]),
+                    torch.utils.data.default_collate(targets),
+                    torch.tensor(numbers),
+                )
+        finally:  # also where the run is interrupted
+            self.space.flush()
 
     def _compute(self, keys: list[str], tensors: Tensor) -> dict[str, Tensor]:
         rows: dict[str, Tensor] = {}

@@ -19,7 +19,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,37 +31,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from graft.errors import StoreError
-from graft.files import read_json, write_json
+from graft.files import write_json
+from graft.reuse.inventory import ABOUT, CHUNK_ENDING, FORMAT, PART_ENDING, chunks_of, keys_of, spaces_in
 
-FORMAT = 1
 CHUNK = 32 * 2**20  # bytes of rows, at most about
-LIMIT = 10 * 2**30  # bytes of the whole store, unless told otherwise
-VARIABLE = "GRAFT_STORE"
+LIMIT = 10 * 10**9  # bytes of the whole store, unless told otherwise
 _ABANDONED = 24 * 3600  # seconds after which a half-written file is nobody's any more
 _HEADER = 512  # bytes of a chunk beside its rows and keys, about
-_CHUNK, _PART, _ABOUT = ".safetensors", ".part", "about.json"
-
-
-@dataclass(frozen=True)
-class Use:
-    """What a space is, and what it takes: for those who look at the store."""
-
-    name: str
-    about: dict[str, Any]
-    rows: int
-    bytes: int
-    used: float
-    """When it was last read or written, in seconds since 1970."""
-
-
-def store_folder() -> Path:
-    """Where the store lives: GRAFT_STORE, or ``graft/store`` in the user's cache folder."""
-    told = os.environ.get(VARIABLE)
-    if told:
-        return Path(told).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "graft" / "store"
 
 
 @dataclass(frozen=True)
@@ -78,25 +53,6 @@ class Store:
         folder = self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
         return Space(self, folder, dict(about))
 
-    def uses(self) -> list[Use]:
-        """What is in the store, the most recently used first."""
-        found = [use for folder in self._spaces() if (use := _use_of(folder)) is not None]
-        return sorted(found, key=lambda use: use.used, reverse=True)
-
-    def clear(self) -> int:
-        """Remove everything; the bytes that this freed.
-
-        Raises:
-            StoreError: something cannot be removed.
-        """
-        freed = sum(size for _, size, _ in self._chunks())
-        try:
-            for folder in list(self._spaces()):
-                shutil.rmtree(folder)
-        except OSError as error:
-            raise StoreError(f"The store {self.folder} cannot be cleared: {error.strerror}.") from None
-        return freed
-
     def make_room(self, size: int, keep: set[Path]) -> bool:
         """Remove the longest unused chunks, but none of ``keep``, until ``size`` more bytes fit."""
         chunks = sorted(self._chunks(), key=lambda chunk: chunk[2])
@@ -110,14 +66,10 @@ class Store:
                     held -= each
         return held + size <= self.limit
 
-    def _spaces(self) -> Iterator[Path]:
-        with contextlib.suppress(OSError):
-            yield from (path for path in self.folder.iterdir() if path.is_dir())
-
     def _chunks(self) -> Iterator[tuple[Path, int, float]]:
         """Every chunk with its size and when it was last used."""
-        for folder in self._spaces():
-            yield from _chunks_of(folder)
+        for space in spaces_in(self.folder):
+            yield from chunks_of(space)
 
 
 @dataclass
@@ -141,10 +93,10 @@ class Space:
 
     def refresh(self) -> None:
         """See what other processes wrote meanwhile."""
-        for path, _, _used in _chunks_of(self.folder):
+        for path, _, _used in chunks_of(self.folder):
             if path not in self._chunks:
                 self._open(path)
-        for part in self.folder.glob(f"*{_PART}"):
+        for part in self.folder.glob(f"*{PART_ENDING}"):
             with contextlib.suppress(OSError):
                 if time.time() - part.stat().st_mtime > _ABANDONED:
                     part.unlink()
@@ -186,7 +138,7 @@ class Space:
         if not self.store.make_room(rows.nbytes + len(listed) + _HEADER, set(self._chunks)):
             return None
         name = uuid.uuid4().hex
-        part, path = self.folder / f"{name}{_PART}", self.folder / f"{name}{_CHUNK}"
+        part, path = self.folder / f"{name}{PART_ENDING}", self.folder / f"{name}{CHUNK_ENDING}"
         header = {"format": str(FORMAT), "keys": listed, "sha256": _digest(listed, rows)}
         try:
             self._begin()
@@ -199,13 +151,13 @@ class Space:
         return path
 
     def _begin(self) -> None:
-        if not (self.folder / _ABOUT).exists():
+        if not (self.folder / ABOUT).exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / _ABOUT, self.about)
+            write_json(self.folder / ABOUT, self.about)
 
     def _open(self, path: Path) -> None:
         """Learn which rows a chunk has; what they are is read, and checked, when one is wanted."""
-        keys = _keys_of(path)
+        keys = keys_of(path)
         if keys is None:
             _remove(path)
             return
@@ -226,26 +178,6 @@ class Space:
             with contextlib.suppress(OSError):
                 os.utime(path)  # used now
         return rows
-
-
-def _chunks_of(folder: Path) -> Iterator[tuple[Path, int, float]]:
-    for path in sorted(folder.glob(f"*{_CHUNK}")):
-        with contextlib.suppress(OSError):  # removed meanwhile
-            status = path.stat()
-            yield path, status.st_size, status.st_mtime
-
-
-def _keys_of(path: Path) -> list[str] | None:
-    """The keys in a chunk's header; None where it is gone or no chunk of this format."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            count = file.get_slice("rows").get_shape()[0]
-        keys = json.loads(header["keys"])
-    except (OSError, SafetensorError, KeyError, ValueError, IndexError):
-        return None
-    sound = header.get("format") == str(FORMAT) and isinstance(keys, list) and len(keys) == count
-    return [str(key) for key in keys] if sound else None
 
 
 def _mapped(path: Path) -> Tensor | None:
@@ -281,14 +213,3 @@ def _digest(keys: str, rows: Tensor) -> str:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
-
-
-def _use_of(folder: Path) -> Use | None:
-    chunks = list(_chunks_of(folder))
-    try:
-        about = read_json(folder / _ABOUT, StoreError)
-    except StoreError:
-        return None
-    rows = sum(len(_keys_of(path) or ()) for path, _, _ in chunks)
-    used = max((when for _, _, when in chunks), default=folder.stat().st_mtime)
-    return Use(folder.name, about, rows, sum(size for _, size, _ in chunks), used)

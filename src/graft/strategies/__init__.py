@@ -18,14 +18,14 @@ from graft.options import Views, options_set
 from graft.recipe import Recipe
 from graft.schedule import count_warmup, parse_warmup, steps_in_epoch
 from graft.steps import Calibrate, Select, Solve, Step, Train, stages_with
-from graft.strategies import named, thawing
-from graft.strategies.asking import Ask
-from graft.strategies.auto import choose, decide, rates_to_try
+from graft.strategies import auto, named, thawing
+from graft.strategies.asking import Ask, Trying
 
 __all__ = [
     "Ask",
     "Entry",
     "Strategy",
+    "Trying",
     "decides_by_evidence",
     "entry_of",
     "notes_of",
@@ -45,42 +45,26 @@ class Entry:
     """A strategy and what belongs to it.
 
     ``takes_parameter``: something may stand after its colon. ``wants_evidence``: the data is measured for
-    it first. ``rates_to_try``: which body rates to try then. ``notes``: what the plan says of it beside its
+    it first. ``tries``: what to try then. ``notes``: what the plan says of it beside its
     steps. ``views``: what predictions are the mean over, where the recipe does not say.
     """
 
     strategy: Strategy
     takes_parameter: bool = True
     wants_evidence: bool = False
-    rates_to_try: Callable[..., tuple[float, ...]] | None = None
+    tries: Callable[[Ask], Trying | None] | None = None
     notes: Callable[[Ask, str], Iterable[str]] | None = None
     views: Callable[[Ask, Sequence[Step]], Views] | None = None
 
 
-def _reasons(ask: Ask, _: str) -> Iterable[str]:
-    """What auto decided and why, but for what the recipe decides."""
-    if ask.pretrained:
-        asked = {name for name, value in ask.recipe.train if value is not None}
-        asked &= ask.recipe.train.model_fields_set
-        yield from (words for name, words in decide(ask.evidence).reasons if name not in asked)
-
-
-def _views(ask: Ask, steps: Sequence[Step]) -> Views:
-    """Auto looks closer, too, and at the mirror image where that was measured to keep its label."""
-    if ask.evidence is None:
-        return "none"
-    mirrors = all(step.flip for step in steps if isinstance(step, Train))
-    return "flip+zoom" if mirrors and decide(ask.evidence).flips else "zoom"
-
-
 _STRATEGIES: dict[str, Entry] = {
     "auto": Entry(
-        choose,
+        auto.choose,
         takes_parameter=False,
         wants_evidence=True,
-        rates_to_try=rates_to_try,
-        notes=_reasons,
-        views=_views,
+        tries=auto.what_to_try,
+        notes=auto.reasons,
+        views=auto.views,
     ),
     "probe": Entry(named.probe_head),
     "partial": Entry(named.partial),
@@ -194,6 +178,8 @@ def _with_adaptation(ask: Ask, steps: tuple[Step, ...]) -> tuple[Step, ...]:
 def _check_numbers(ask: Ask, steps: tuple[Step, ...]) -> None:
     """Raises RecipeError where ``phase.N`` names no phase of gradient steps."""
     training = [number for number, step in enumerate(steps, start=1) if isinstance(step, Train)]
+    if not training and decides_by_evidence(ask.recipe):
+        return  # whether it trains could not be known by whoever set a phase; the plan says it is of no use
     for number in ask.recipe.phase:
         if number not in training:
             which = ", ".join(map(str, training)) or "none"
@@ -228,6 +214,8 @@ def _with_options(ask: Ask, step: Train, number: int) -> Train:
     given = options_set(ask.recipe.train, *([own] if own is not None else []))
     if own is not None and own.epochs is not None:
         given["epochs"] = own.epochs
+    if ask.recipe.drop_path and step.drop_path is None:
+        given.setdefault("drop_path", 0.0)  # the network is built with that of another phase
     try:
         phase = Train.model_validate(step.model_dump() | given)
     except ValidationError as error:

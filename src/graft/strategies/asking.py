@@ -29,6 +29,17 @@ FEWEST_STEPS, MOST_EPOCHS = 500, 40
 
 
 @dataclass(frozen=True)
+class Trying:
+    """A short trial that a strategy wants before it decides.
+
+    ``rates``: of the body. ``compares``: also with the head solved on the resting body.
+    """
+
+    rates: tuple[float, ...]
+    compares: bool = False
+
+
+@dataclass(frozen=True)
 class Ask:
     """What a strategy may know: the recipe, the stages from input to top, and the data's size.
 
@@ -108,6 +119,14 @@ class Ask:
         for part in wanted:
             self.require_stage(part, where)
         return tuple(name for name in self.stages if any(fnmatchcase(name, part) for part in wanted))
+
+    def refuse_beside(self, strategy: str, *settings: str) -> None:
+        """Raises RecipeError where a setting of train says what the strategy's parameter says."""
+        for name in settings:
+            if getattr(self.recipe.train, name) is not None:
+                raise RecipeError(
+                    f"{strategy} and train.{name} both say the rates of stages; leave one of them out."
+                )
 
     def require_stage(self, pattern: str, where: str) -> None:
         """Raises RecipeError where no stage has this name or fits this pattern."""

@@ -6,16 +6,17 @@ They speak of shares, standard errors and items a class, never of particular dat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from graft.steps import Step
-from graft.strategies.asking import ALONE_HEAD_RATE, Ask, flat
+from graft.options import Views
+from graft.steps import Step, Train
+from graft.strategies.asking import ALONE_HEAD_RATE, Ask, Trying, flat
 from graft.strategies.named import scratch
 
 if TYPE_CHECKING:
-    from graft.evidence import Evidence, Mirrored, RateTrial
+    from graft.evidence import Depth, Evidence, Mirrored, RateTrial
 
 KNOWN = 0.1  # information below which the features say next to nothing about the labels
 RISES = 1.07  # how much more the top must know than the middle, where the domain is near
@@ -91,6 +92,27 @@ def choose(ask: Ask, _: str) -> tuple[Step, ...]:
     return alone, whole
 
 
+def reasons(ask: Ask, _: str) -> Iterator[str]:
+    """What was decided and why, but for what the recipe decides."""
+    if not ask.pretrained:
+        return
+    settings = (ask.recipe.train, *ask.recipe.phase.values())
+    asked = {name for each in settings for name in each.model_fields_set if getattr(each, name) is not None}
+    if "rates" in asked:
+        asked.add("lr")
+    if "augmentation" in asked and all(each.augmentation == "none" for each in settings):
+        asked.add("flip")
+    yield from (words for name, words in decide(ask.evidence).reasons if name not in asked)
+
+
+def views(ask: Ask, steps: Sequence[Step]) -> Views:
+    """Predictions look closer, too, and at the mirror image where that was measured to keep its label."""
+    if ask.evidence is None:
+        return "none"
+    mirrors = all(step.flip for step in steps if isinstance(step, Train))
+    return "flip+zoom" if mirrors and decide(ask.evidence).flips else "zoom"
+
+
 def decide(evidence: Evidence | None) -> Decision:
     """The rules. Without evidence, the ones that cost least where they are wrong."""
     if evidence is None:
@@ -98,8 +120,7 @@ def decide(evidence: Evidence | None) -> Decision:
         return Decision(
             adapts=False, domain="near", flips=False, moves=True, rate=HABITS["near"].rate, reasons=reasons
         )
-    domain = _domain(evidence)
-    trial = evidence.trial
+    domain, trial = _domain(evidence), evidence.trial
     decision = Decision(
         # Statistics of a far domain tell nothing beforehand, and training goes better with its own.
         adapts=evidence.adapts or (evidence.adapted is not None and domain == "far"),
@@ -111,25 +132,29 @@ def decide(evidence: Evidence | None) -> Decision:
     return replace(decision, reasons=tuple(_reasons(evidence, decision)))
 
 
-def rates_to_try(evidence: Evidence, *, validates: bool) -> tuple[float, ...]:
-    """Body rates to try for a few steps, where there are labels enough for that.
+def what_to_try(ask: Ask) -> Trying | None:
+    """What to try for a few steps, where there are labels enough for that.
 
-    Between near and far the features cannot tell which one suits. Near the pretraining they can, but the
-    solved head may know so much that any movement spoils it; ``validates``: validation data will tell.
+    Between near and far the features cannot tell which rate suits. Near the pretraining they can, but where
+    they know much, training the body may spoil it: then the trial is compared with the head solved on the
+    resting body. With validation data that head is a candidate of the choice anyway.
     """
-    if evidence.per_class < ENOUGH_TO_TRY:
-        return ()
+    evidence = ask.evidence
+    if evidence is None or evidence.per_class < ENOUGH_TO_TRY:
+        return None
     domain = _domain(evidence)
+    compares = ask.solve_head and not ask.validates and evidence.top.information > PLENTY
     if domain == "between":
-        return HABITS["between"].rate, HABITS["far"].rate
-    spoilable = domain == "near" and evidence.top.information > PLENTY and not validates
-    return (HABITS["near"].rate,) if spoilable else ()
+        return Trying((HABITS["between"].rate, HABITS["far"].rate), compares)
+    return Trying((HABITS["near"].rate,), compares) if domain == "near" and compares else None
 
 
 def _domain(found: Evidence) -> Domain:
-    """Near pictures are told apart by what the network knows at its top, far ones by nothing in it."""
+    """Near pictures are told apart by what the network knows at its top, far ones hardly by that."""
     if found.top.information < KNOWN:
         return "far"
+    if found.middle is None:
+        return "between"  # nothing to compare with
     return "near" if found.top.information > RISES * found.middle.information else "between"
 
 
@@ -154,8 +179,8 @@ def _reasons(evidence: Evidence, decision: Decision) -> Iterator[tuple[str, str]
     yield (
         "lr",
         f"{where} from the pretraining: a probe on the features knows "
-        f"{_percent(evidence.top.information)} of the labels, one on the middle ({evidence.middle.stage}) "
-        f"{_percent(evidence.middle.information)}; so the body {verb} {how}.",
+        f"{_percent(evidence.top.information)} of the labels, {_middle_words(evidence.middle)}; "
+        f"so the body {verb} {how}.",
     )
     if evidence.trial is not None:
         yield from _trial_reasons(evidence.trial, decision.moves)
@@ -167,19 +192,25 @@ def _reasons(evidence: Evidence, decision: Decision) -> Iterator[tuple[str, str]
 
 
 def _trial_reasons(trial: RateTrial, moves: bool) -> Iterator[tuple[str, str]]:
+    rests = "" if moves else " So the body stays frozen, and the head is solved."
     losses = ", ".join(f"{loss:.3g} at {rate:g}" for rate, loss in trial.losses.items())
-    yield (
-        "lr",
-        f"Tried for about {TRIAL_STEPS} steps on "
-        f"four fifths of the labels, with this loss on the rest: {losses or 'none was finite'}.",
-    )
+    tried = f"Tried for about {TRIAL_STEPS} steps, with a fifth of the labels held out"
+    if not trial.losses:
+        yield "lr", f"{tried}: training diverged at every rate.{rests}"
+        return
+    yield "lr", f"{tried}; loss on these: {losses}."
     if trial.solved is not None and trial.trained is not None:
         yield (
             "lr",
             f"There the solved head alone was right for {_percent(trial.solved)}, the trained network for "
-            f"{_percent(trial.trained)}"
-            + ("." if moves else ", clearly fewer: so the body stays frozen, and the head is solved."),
+            f"{_percent(trial.trained)}.{rests}",
         )
+
+
+def _middle_words(middle: Depth | None) -> str:
+    if middle is None:
+        return "and nothing below its top can be looked at"
+    return f"one on the middle ({middle.stage}) {_percent(middle.information)}"
 
 
 def _percent(share: float) -> str:

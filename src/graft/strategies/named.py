@@ -29,7 +29,8 @@ def probe_head(ask: Ask, parameter: str) -> tuple[Step, ...]:
     if ask.solve_head and not parameter:
         return (ask.solve("probe"),)
     rate = ask.recipe.train.lr or RANDOM_HEAD_RATE  # nothing but the head trains, so both rates are its own
-    return (ask.head_phase(rate, name="probe", epochs=ask.epochs()),)
+    solved = (ask.solve(),) if ask.recipe.head_init == "solved" else ()
+    return *solved, ask.head_phase(rate, name="probe", epochs=ask.epochs())
 
 
 def partial(ask: Ask, parameter: str) -> tuple[Step, ...]:
@@ -45,8 +46,7 @@ def full(ask: Ask, parameter: str) -> tuple[Step, ...]:
             "all stages", graded(ask.stages, BODY_RATE * EARLY_FACTOR, BODY_RATE)
         )
     rate = positive(parameter, "full")
-    if ask.recipe.train.lr is not None:
-        raise RecipeError(f"full:{parameter} and train.lr both say the rate; leave one of them out.")
+    ask.refuse_beside(f"full:{parameter}", "lr", "rates", "lowest_lr", "layer_decay")
     return *ask.start(), ask.phase("all stages", flat(ask.stages, rate), head=rate)
 
 
@@ -97,10 +97,8 @@ def stages(ask: Ask, parameter: str) -> tuple[Step, ...]:
 def layer_decay(ask: Ask, parameter: str) -> tuple[Step, ...]:
     """All stages, the rate falling by a factor per layer from the top: layer-decay:0.75."""
     factor = positive(parameter or str(DECAY), "layer-decay")
-    if parameter and ask.recipe.train.layer_decay is not None:
-        raise RecipeError(
-            f"layer-decay:{parameter} and train.layer_decay both say the factor; leave one out."
-        )
+    if parameter:
+        ask.refuse_beside(f"layer-decay:{parameter}", "layer_decay", "rates", "lowest_lr")
     if factor > 1:
         raise RecipeError(f"layer-decay:{parameter}: a factor above 0 and up to 1 was expected.")
     lowest = BODY_RATE * factor ** (len(ask.stages) - 1)
