@@ -125,12 +125,14 @@ def table(case: str, results: Results) -> str:
         shares = [100 * each["accuracy"] for each in found]
         mean, spread = statistics.mean(shares), statistics.stdev(shares) if len(shares) > 1 else 0.0
         theirs = shares * len(auto) if name in FIXED else shares
-        lead, half = interval([one - two for one, two in zip(auto, theirs, strict=False)])
+        pairs = list(zip(auto, theirs, strict=False))  # of the seeds that both ran with
+        lead, half = interval([one - two for one, two in pairs])
         seconds = statistics.median(each["seconds"] for each in found)
         validating = statistics.median(each.get("validating", 0.0) for each in found)
         clock = f"{seconds:.0f}" + (f" (its validation {validating:.0f})" if validating else "")
         against = "" if name == AUTO else f"{lead:+.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}")
-        error = "" if name == AUTO else f"{(100 - statistics.mean(auto)) / (100 - mean):.2f}"
+        errors = [statistics.mean(100 - each for each in column) for column in zip(*pairs, strict=True)]
+        error = "" if name == AUTO else f"{errors[0] / errors[1]:.2f}"
         share = f"{mean:.1f} (one run)" if len(found) < 2 else f"{mean:.1f} ± {spread:.1f}"
         lines.append(f"| {name} | {share} | {against} | {error} | {clock} |")
     return "\n".join(lines) + "\n"

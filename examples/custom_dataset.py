@@ -7,7 +7,7 @@ made unequal: of each even one 40 pictures to train on, of each odd one 4.
 """
 
 import csv
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def unequal_digits() -> dict[str, Any]:
     """Pictures [N, 8, 8] of uint8 and labels [N] by split: all that graft.train needs."""
-    digits = load_digits()
-    pictures, labels = (digits.images * 15.9).astype(np.uint8), digits.target
+    pictures, labels = (load_digits().images * 15.9).astype(np.uint8), load_digits().target
     train = [np.flatnonzero(labels[:900] == k)[: 4 if k % 2 else 40] for k in range(10)]
     parts = {"train": np.concatenate(train), "test": np.arange(900, len(labels))}
     return {split: (pictures[at], labels[at]) for split, at in parts.items()}
@@ -38,10 +37,10 @@ def write_table(data: dict[str, Any], folder: Path) -> Path:
     """The same as files and a table of them, which graft takes as well."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [(split, *row) for split, pair in data.items() for row in zip(*pair, strict=True)]
-    for number, (_, picture, _) in enumerate(rows):
-        Image.fromarray(picture).save(folder / f"{number}.png")
+    for n, (_, picture, _) in enumerate(rows):
+        Image.fromarray(picture).save(folder / f"{n}.png")
+    lines = [(f"{n}.png", label, split) for n, (split, _, label) in enumerate(rows)]
     with (folder / "table.csv").open("w", newline="") as file:
-        lines = [(f"{n}.png", label, split) for n, (split, _, label) in enumerate(rows)]
         csv.writer(file).writerows([("path", "label", "split"), *lines])
     return folder / "table.csv"
 
@@ -56,4 +55,5 @@ def main(table: Path | None = None, epochs: int = 15) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if sys.argv[1:] else None)
+    (words := ArgumentParser(description=__doc__)).add_argument("table", nargs="?", type=Path)
+    main(words.parse_args().table)

@@ -53,6 +53,9 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps
 Epochs = Annotated[int | None, typer.Option(help="Length of the main phase.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A TOML file with recipe keys.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any recipe key: --set train.lr=1e-4.")]
+DataSet = Annotated[
+    list[str] | None, typer.Option("--set", help="How data is read: --set data.label=species.")
+]
 Backbone = Annotated[
     str | None, typer.Option("--backbone", "-b", help="library/name[:weights]; see graft models.")
 ]
@@ -159,7 +162,7 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write in place of the screen.")] = None,
     recipe: RecipeFile = None,
-    settings: Set = None,
+    settings: DataSet = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -197,7 +200,7 @@ def evaluate(
     run: RunFolder,
     data: Annotated[str, typer.Argument(help="Folder of class folders, or a table of paths.")],
     recipe: RecipeFile = None,
-    settings: Set = None,
+    settings: DataSet = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:

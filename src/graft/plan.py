@@ -357,7 +357,7 @@ def _reuse_notes(
         step = steps[number]
         assert isinstance(step, Train)
         kept = 1 if step.augmentation == "none" else min(views or 1, step.epochs)
-        size = f"{items * reuse.row_bytes * kept / 1e9:.2g} GB"
+        size = f"{max(1, round(items * reuse.row_bytes * kept / 1e6)):,} MB"
         where = "The backbone" if reuse.above == "head" else f"What lies below {reuse.above}"
         if views:
             times = "once" if kept == 1 else f"{kept} times, for as many views,"

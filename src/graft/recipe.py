@@ -267,13 +267,31 @@ def _key_of(problem: Any) -> str:
     return ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
 
 
+_ALSO_CALLED = {
+    "learning_rate": "lr",
+    "learningrate": "lr",
+    "batchsize": "batch_size",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "aug": "augmentation",
+    "opt": "optimizer",
+    "optimiser": "optimizer",
+    "smoothing": "label_smoothing",
+}
+"""What other tools call a setting of ours, by its last name."""
+
+
 def _explain(problem: Any) -> str:
     key = _key_of(problem)
     if problem["type"] == "extra_forbidden":
         known = recipe_keys()
+        parent, _, last = key.rpartition(".")
         if problem["loc"][0] == "phase":
+            if last in TrainSettings.model_fields:
+                return f"{key}: this holds for all phases alike; set train.{last}."
             known = [f"phase.{problem['loc'][1]}.{name}" for name in PhaseSettings.model_fields]
-        near = suggest(key, known)
+        meant = f"{parent}.{_ALSO_CALLED.get(last.lower(), last)}".lstrip(".")
+        near = f" Did you mean {meant!r}?" if meant in known else suggest(key, known)
         hint = near or f" The keys are: {', '.join(known)}."
         return f"There is no recipe key {key!r}.{hint}"
     message = problem["msg"][0].lower() + problem["msg"][1:]

@@ -37,7 +37,7 @@ def show_plan(console: Console, plan: Plan, costs: Mapping[int, Cost] | None = N
     numerics = plan.numerics
     processes = f", {numerics.processes} processes" if numerics.processes > 1 else ""
     console.print(
-        f"On    {numerics.device} in {numerics.precision}, {numerics.threads} threads, "
+        f"On    {numerics.device} in {numerics.precision}, {_count(numerics.threads, 'thread')}, "
         f"{numerics.workers} decoding workers{processes}; seed {plan.seed}"
     )
     if plan.tta != "none":
@@ -128,7 +128,7 @@ def _phase_lines(phase: Phase, plan: Plan) -> list[str]:
         f"batch-norm {_batchnorm(train)}; augmentation {train.augmentation}"
         + ("" if train.flip or train.augmentation == "none" else " without mirroring"),
         *([f"with {', '.join(extras)}"] if extras else []),
-        f"{phase.steps:,} steps ({train.epochs} epochs, batches of {train.batch_size}), "
+        f"{_count(phase.steps, 'step')} ({_count(train.epochs, 'epoch')}, batches of {train.batch_size}), "
         f"{phase.warmup_steps} of warm-up{stopping}",
     ]
 
@@ -235,9 +235,20 @@ def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
                 table.add_row("solved head", place, "", reached, loss, "")
                 continue
             items = f"{found['n']:,}" if "n" in found else ""
+            start = _start(metrics) if place == "validation" else None
+            if start is not None:
+                table.add_row("before training", place, items, *start, "")
             table.add_row(escape(name), place, items, reached, loss, seconds)
             name = seconds = ""
     return table
+
+
+def _start(metrics: dict[str, Any]) -> tuple[str, str] | None:
+    """Score and loss of what training began with, where that was a candidate of the choice."""
+    start = ((metrics.get("selected") or {}).get("candidates") or {}).get("start")
+    if not start or start["loss"] is None:
+        return None
+    return percent(start["accuracy"]), f"{start['loss']:.3f}"
 
 
 def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
@@ -247,6 +258,11 @@ def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
         yield f"Kept  {end['phase']}: {_kept_epoch(end)}"
     if selected:
         yield f"Kept  {ends[-1]['phase']}: {_chosen(selected, ends[-1])}"
+    if ends and not any(place != OUT_OF_FOLD for place, _ in _scores(metrics)):
+        yield (
+            "Unmeasured  every label trained, so none is left to tell how good the result is; measure it "
+            "on other pictures: graft evaluate RUN FOLDER"
+        )
     found = metrics.get("calibrated")
     if found:
         yield (
@@ -258,12 +274,16 @@ def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
 def _kept_epoch(end: dict[str, Any]) -> str:
     kept, epochs = end["kept_epoch"], end["epochs"]
     if end.get("kept") == "average":
-        return f"the running average of the weights over {epochs} epochs"
+        return f"the running average of the weights over {_count(epochs, 'epoch')}"
     if kept is None:
-        return f"the last of {epochs} epochs, for there was no validation data"
+        return f"the last of {_count(epochs, 'epoch')}, for there was no validation data"
     if kept == 0:
-        return f"the start: none of {epochs} epochs was better on the validation data"
+        return f"the start, for no epoch of {epochs} was better on the validation data"
     return f"epoch {kept} of {epochs}, the best on the validation data"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _chosen(selected: dict[str, Any], end: dict[str, Any]) -> str:

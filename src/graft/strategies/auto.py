@@ -171,7 +171,7 @@ def _reasons(evidence: Evidence, decision: Decision) -> Iterator[tuple[str, str]
         yield (
             "batchnorm",
             f"Batch-norm statistics {which}: with the pictures' own a probe knows {_percent(two)} of the "
-            f"labels, with the pretraining's {_percent(one)}.",
+            f"labels, with the pretraining's {_percent(one)} (a lead of 10 would keep these).",
         )
     verb = "moves" if decision.moves else "would move"
     where = {"near": "Near", "between": "Neither near nor far", "far": "Far"}[decision.domain]
@@ -187,7 +187,7 @@ def _reasons(evidence: Evidence, decision: Decision) -> Iterator[tuple[str, str]
     yield (
         "flip",
         f"Pictures are {'' if decision.flips else 'not '}mirrored: of mirrored ones a probe knows "
-        f"{_percent(evidence.mirrored.kept)} of what it knows of the others.",
+        f"{_percent(min(1.0, evidence.mirrored.kept))} of what it knows of the others.",
     )
 
 

@@ -102,7 +102,10 @@ def _by_table(ask: Ask, thaw: Mapping[int, Iterable[str]]) -> tuple[Step, ...]:
         moving |= set(new)
         thawing[epoch] = new
     if not thawing:
-        raise RecipeError("thaw: the table thaws nothing; name stages by epoch, as in {0: [layer4]}.")
+        top = ask.stages[-1]
+        raise RecipeError(
+            f"""thaw: the table thaws nothing; say what thaws when, as --set 'thaw={{"0": ["{top}"]}}'."""
+        )
     last = max(thawing)
     total = ask.recipe.epochs or max(ask.epochs(), last + 2)
     if total <= last:
