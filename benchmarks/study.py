@@ -75,8 +75,8 @@ points, no tests of significance. Nothing is established by them; they say where
 
 - The stem frozen (as Kumar et al., 2022, do): -0.3 CIFAR with 10 labels, -0.5 with 80, -0.3 digits, -2.9
   textures, -0.7 glyphs, 0 photographs (1 seed each, as auto otherwise); 11 to 37 % less time.
-- Longer training near the pretraining: photographs, 4 seeds, 20 epochs 63.9, 40 epochs 63.9; CIFAR with 10
-  labels, 3 seeds, 51.8 and 51.9 (75 epochs: 53.2 against 53.0 with 40, 1 seed). 20 epochs at 3e-4: 62.5 and 51.1.
+- Longer training near the pretraining: photographs (4 seeds) 63.9 at 20 epochs, 63.8 with 40, 62.5 with 20
+  at 3e-4; CIFAR with 10 labels (3 seeds) 51.8, 51.9 and 51.1; 75 epochs 53.2 where 40 had 53.0 (1 seed).
 - Strong crops (from 35 % of the area): about -3 on near cases (CIFAR, 10 and 80 labels; 2 seeds each); good
   on some far ones (digits +3, spectrograms +8; 2 seeds), next to nothing on glyphs.
 - Batch-norm in train mode: no better over all. At a body rate of 3e-4 -1 on CIFAR and +1.5 to +2.5 on far

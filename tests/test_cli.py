@@ -93,6 +93,7 @@ def test_train_then_everything_with_json(graft: Graft, photos: Path, tmp_path: P
     assert scores.code == 0
     assert {"accuracy", "loss", "per_class", "n"} <= scores.json.keys()
     assert scores.json["n"] == 12
+    assert not scores.json["problems"]
     assert set(scores.json["per_class"]) == set(COLOURS)
 
     rows = graft("predict", "run", test / "red", "--json", "--device", "cpu").json["predictions"]
@@ -106,7 +107,9 @@ def test_train_then_everything_with_json(graft: Graft, photos: Path, tmp_path: P
 
 def test_tables_for_people(graft: Graft, finished_run: Path, photos: Path) -> None:
     assert "red" in graft("predict", finished_run, photos / "red", "--device", "cpu").out
-    assert "Accuracy" in graft("evaluate", finished_run, photos, "--device", "cpu").out
+    measured = graft("evaluate", finished_run, photos, "--device", "cpu")
+    assert "Accuracy" in measured.out
+    assert "trained this model" in " ".join(measured.err.split())  # these are its own pictures
     assert "two-phase" in graft("plan", photos, *TINY).out
     assert "nothing is left to do" in graft("resume", finished_run).out
     assert not Path("runs").exists()

@@ -73,3 +73,17 @@ def test_every_key_that_is_listed_can_be_set() -> None:
         value = getattr(getattr(defaults, table) if table else defaults, name)
         if value is not None:
             read_recipe(settings=[f"{key}={value}"] if key != "data.path" else ["data.path=x"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.learning_rate=1e-4", "Did you mean 'train.lr'"),
+        ("train.bs=8", "Did you mean 'train.batch_size'"),
+        ("phase.2.lr=1e-4", "set train.lr"),
+        ("phase.2.batchsize=8", "Did you mean 'phase.2.batch_size'"),
+    ],
+)
+def test_what_other_tools_call_a_setting_leads_to_ours(setting: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        read_recipe(settings=[setting])

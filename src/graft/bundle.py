@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -77,6 +78,7 @@ class Bundle:
 
         Raises:
             DataError: no picture is found at all.
+            RecipeError: a setting of no effect.
         """
         return predict_items(
             self.model,
@@ -89,12 +91,20 @@ class Bundle:
         )
 
     def evaluate(
-        self, data: Any, *, device: str = "auto", settings: DataSettings | None = None
+        self,
+        data: Any,
+        *,
+        device: str = "auto",
+        settings: DataSettings | None = None,
+        trained_on: Collection[str] = (),
     ) -> Metrics | MultiLabelMetrics:
         """How good the bundle is on labelled pictures: a folder of class folders, a table, arrays.
 
+        ``trained_on``: digests (sha256) of pictures that trained it; how many of them are met is told.
+
         Raises:
             DataError: the data cannot be read, or has a class that the bundle does not know.
+            RecipeError: a setting of no effect.
         """
         return evaluate_items(
             self.model,
@@ -104,6 +114,7 @@ class Bundle:
             resolve_device(device),
             settings or DataSettings(),
             tta=self.tta,
+            trained_on=trained_on,
         )
 
     def save(self, folder: str | Path) -> Path:

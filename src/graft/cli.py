@@ -206,10 +206,14 @@ def evaluate(
 ) -> None:
     """Measure a bundle on labelled pictures."""
     from graft.bundle import load_bundle
+    from graft.runs import Run
     from graft.terminal import metrics_tables
 
     asked = _reading_recipe(recipe, settings, device)
-    metrics = load_bundle(run).evaluate(data, device=asked.device, settings=asked.data).to_dict()
+    found = load_bundle(run).evaluate(
+        data, device=asked.device, settings=asked.data, trained_on=Run(run).trained_on
+    )
+    metrics = found.to_dict()
     if as_json:
         _print_json(metrics)
         return

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,8 +171,11 @@ def evaluate_items(
     settings: DataSettings,
     *,
     tta: str = "none",
+    trained_on: Collection[str] = (),
 ) -> Metrics | MultiLabelMetrics:
     """Metrics on labelled data, of the kind that the task has, with what was odd about the data.
+
+    ``trained_on``: digests of what the model has seen; how much of it is here is told among the oddities.
 
     Raises:
         DataError: the data cannot be read, or has a class that ``task`` does not know.
@@ -182,7 +185,14 @@ def evaluate_items(
     assert items.targets is not None
     logits = forward_all(model, Pictures(items, preprocess), device, tta=tta)
     metrics = task.measure(logits.numpy(), items.targets)
-    return replace(metrics, problems=tuple(map(str, problems)))
+    told = [str(problem) for problem in problems]
+    known = sum(digest in trained_on for digest in items.digests)
+    if known:
+        told.append(
+            f"{known} of the {len(items)} pictures trained this model or chose among its candidates, so "
+            "these numbers say little about new ones; measure it on others."
+        )
+    return replace(metrics, problems=tuple(told))
 
 
 def _for_network(settings: DataSettings, preprocess: Preprocess, known: Sequence[str]) -> DataSettings:

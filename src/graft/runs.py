@@ -65,6 +65,14 @@ class Run:
         return Checkpoints(self.folder / "checkpoints", self._facts()["run"])
 
     @property
+    def trained_on(self) -> frozenset[str]:
+        """Digests of the pictures that trained or validated; empty where the folder is no run."""
+        if not (self.folder / "data.json").is_file():
+            return frozenset()
+        items = self._facts()["items"].items()
+        return frozenset(digest for name, (_, digest) in items if not name.startswith("test/"))
+
+    @property
     def recipe(self) -> Recipe:
         return make_recipe(read_json(self.folder / "recipe.json", RunError))
 
