@@ -314,7 +314,7 @@ def show_store(
 ) -> None:
     """List what is kept of what frozen stages made, or remove it; runs make it anew where they need it."""
     from graft.reuse.inventory import clear_store, list_uses, store_folder
-    from graft.store_table import gigabytes, store_table
+    from graft.store_table import gigabytes, uses_table
 
     folder, uses = store_folder(), list_uses(store_folder())
     size = sum(use.bytes for use in uses)
@@ -332,7 +332,7 @@ def show_store(
         return
     console.print(f"The store {folder} holds {gigabytes(size)}.", markup=False, soft_wrap=True)
     if uses:
-        console.print(store_table(uses))
+        console.print(uses_table(uses))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from graft.reuse.inventory import Use
 
 
-def store_table(uses: Sequence[Use]) -> Table:
+def uses_table(uses: Sequence[Use]) -> Table:
     """One row for each space: whose stages made it, of which pictures, and how much it is."""
     table = Table("Backbone", "What lies below", "Pixels", "Precision")
     for title in ("Rows", "Size", "Last used"):
