@@ -22,7 +22,7 @@ LAYERS = (
     {"reuse"},
     {"calibration", "model", "inference", "probe"},
     {"evidence"},
-    {"strategies", "plan"},
+    {"strategies", "plan", "notes"},
     {"engine", "checkpoint", "leaders"},
     {"state"},
     {"adaptation", "selection", "stepping"},

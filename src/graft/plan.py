@@ -21,6 +21,7 @@ from graft.batchnorm import plain_norms
 from graft.data.items import Items, Splits
 from graft.errors import DataError, RecipeError
 from graft.model import Head, Model
+from graft.notes import notes_on, notes_on_backbone, notes_on_reuse
 from graft.numerics import Numerics, resolve_device, resolve_numerics, world_size
 from graft.options import Frozen, Views
 from graft.recipe import Recipe
@@ -28,7 +29,7 @@ from graft.reuse.planning import Reuse, find_reuse, views_for
 from graft.schedule import count_warmup, steps_in_epoch
 from graft.steps import Calibrate, Select, Solve, Step, Train
 from graft.stochastic_depth import droppable
-from graft.strategies import Ask, decides_by_evidence, entry_of, notes_of, plan_steps, split_name
+from graft.strategies import Ask, entry_of, plan_steps, split_name
 from graft.surgery import undecayed
 from graft.task import Task
 
@@ -37,13 +38,6 @@ if TYPE_CHECKING:
 
 VERSION = 2
 STEPS_DROPOUT = 0.2  # of a head trained by steps on a frozen backbone, as the courses have it
-
-
-_NO_VALIDATION = "There is no validation data: {} kept, whatever that is worth."
-_ALL_TRAIN = (
-    "All labels train: with fewer than 150 in the median class, a part set aside would decide little and "
-    "cost accuracy. So {} kept, and probabilities are not calibrated."
-)
 
 
 class Group(Frozen):
@@ -211,7 +205,11 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evid
         ),
         numerics=numerics,
         tta=_views(ask, steps),
-        notes=(*_notes(ask, steps, splits, backbone), *_reuse_notes(steps, reuses, views, items)),
+        notes=(
+            *notes_on(ask, steps, validates=splits.val is not None),
+            *notes_on_reuse(recipe, steps, reuses, views, items),
+            *notes_on_backbone(backbone),
+        ),
     )
 
 
@@ -350,25 +348,6 @@ def _views_kept(recipe: Recipe, steps: Sequence[Step], reuses: dict[int, Reuse],
     return views_for(epochs, items, largest, recipe.reuse.room)
 
 
-def _reuse_notes(
-    steps: Sequence[Step], reuses: dict[int, Reuse], views: int | None, items: int
-) -> Iterable[str]:
-    for number, reuse in reuses.items():
-        step = steps[number]
-        assert isinstance(step, Train)
-        kept = 1 if step.augmentation == "none" else min(views or 1, step.epochs)
-        size = f"{max(1, round(items * reuse.row_bytes * kept / 1e6)):,} MB"
-        where = "The backbone" if reuse.above == "head" else f"What lies below {reuse.above}"
-        if views:
-            times = "once" if kept == 1 else f"{kept} times, for as many views,"
-            yield f"{where} runs {times} on each picture in phase {number + 1}; at most {size} are kept."
-        else:
-            yield (
-                f"{where} runs in every step of phase {number + 1}: reuse.limit leaves no room for the "
-                f"{size} that would be kept."
-            )
-
-
 def _resolve(train: Train, names: _Names, items: int, *, reuse: Reuse | None, views: int | None) -> Phase:
     per_epoch = steps_in_epoch(items, train.batch_size)
     return Phase(
@@ -400,61 +379,6 @@ def _groups(train: Train, names: _Names) -> Iterable[Group]:
             parameters=tuple(name for _, name in found),
             count=sum(names.sizes[name] for _, name in found),
         )
-
-
-def _notes(ask: Ask, steps: Sequence[Step], splits: Splits, backbone: Backbone) -> Iterable[str]:
-    yield from notes_of(ask)
-    if ask.recipe.head_init == "auto" and not ask.solvable:
-        why = "is not linear" if ask.pretrained else "stands on random weights"
-        yield f"The head starts random: it {why}, so it cannot be solved."
-    trains = any(isinstance(step, Train) for step in steps)
-    unused = _unused(ask.recipe, steps, validates=splits.val is not None)
-    if unused:
-        yield f"Set, but of no effect here: {', '.join(unused)}."
-    if splits.val is None and trains:
-        chosen = "validation" not in ask.recipe.data.model_fields_set
-        averaged = any(isinstance(step, Train) and step.ema for step in steps)
-        kept = "the running average is" if averaged else "the last weights are"
-        yield (_ALL_TRAIN if chosen and decides_by_evidence(ask.recipe) else _NO_VALIDATION).format(kept)
-    if backbone.unused:
-        yield f"{len(backbone.unused)} parameters of the backbone are never used and never train."
-
-
-def _unused(recipe: Recipe, steps: Sequence[Step], *, validates: bool) -> list[str]:
-    """Settings that were given and that no step of this plan looks at."""
-    phases = {number: step for number, step in enumerate(steps, start=1) if isinstance(step, Train)}
-    train, final = recipe.train, recipe.final.model_fields_set
-    given = {f"train.{name}" for name in train.model_fields_set}
-    by_phase = {f"phase.{n}.{name}" for n, each in recipe.phase.items() for name in each.model_fields_set}
-    if recipe.epochs is not None:
-        given.add("epochs")
-    idle = set() if validates else {f"final.{name}" for name in final - {"tta"}}
-    if recipe.head == "linear" and "head_hidden" in recipe.model_fields_set:
-        idle.add("head_hidden")
-    if not phases:
-        if "validation" in recipe.data.model_fields_set:
-            idle.add("data.validation")  # a solved head decides out of fold, on all labels
-        idle |= {f"final.{name}" for name in final & {"checkpoints", "interpolate"}}
-        needed = {"train.workers", "train.class_weights", "train.batchnorm"}
-        return sorted(idle | by_phase | given - needed)
-    if not any(len(step.stages) > 1 for step in phases.values()):
-        idle |= given & {"train.lowest_lr", "train.layer_decay"}
-    if all(number in recipe.phase and recipe.phase[number].epochs for number in phases):
-        idle |= given & {"epochs"}
-    idle |= {f"train.{name}" for name in _idle(train.model_fields_set, list(phases.values()))}
-    for number, own in recipe.phase.items():
-        idle |= {f"phase.{number}.{name}" for name in _idle(own.model_fields_set, [phases[number]])}
-    if not validates:
-        idle |= {name for name in given | by_phase if name.endswith((".patience", ".select"))}
-    return sorted(idle)
-
-
-def _idle(names: Iterable[str], phases: Sequence[Train]) -> set[str]:
-    """Options among ``names`` that none of these phases has a use for."""
-    steps_down = any(phase.schedule == "step" for phase in phases)
-    augments = any(phase.augmentation != "none" for phase in phases)
-    idle = (set() if steps_down else {"drop_epochs", "drop_factor"}) | (set() if augments else {"flip"})
-    return idle & set(names)
 
 
 def _sizes(backbone: Backbone) -> dict[str, int]:

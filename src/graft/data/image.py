@@ -62,12 +62,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SWAPS_SIDES = {
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-}
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION, _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0112, 262, 0
 _HAS_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -138,7 +132,7 @@ def decode_reduced(
         if not data.startswith(_JPEG):
             return _whole(_as_tensor(_pixels(data, max_pixels, channels, max_value), channels))
         with _open(data) as picture:
-            turned = _TRANSPOSE.get(_orientation(picture)) in _SWAPS_SIDES
+            turned = _orientation(picture) in (5, 6, 7, 8)  # those that swap the sides
             height, width = picture.size if turned else picture.size[::-1]
             return Decoded(
                 _as_tensor(_flat(picture, max_pixels, channels, least_side=least_side), channels),

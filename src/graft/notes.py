@@ -1,0 +1,99 @@
+"""What a plan says beside its phases: reasons, settings of no effect, and what nobody checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from graft.backbones.contract import Backbone
+from graft.recipe import Recipe
+from graft.reuse.planning import Reuse
+from graft.steps import Step, Train
+from graft.strategies import Ask, decides_by_evidence, notes_of
+
+_NO_VALIDATION = "There is no validation data: {} kept, whatever that is worth."
+_ALL_TRAIN = (
+    "All labels train: with fewer than 150 in the median class, a part set aside would decide little and "
+    "cost accuracy. So {} kept, and probabilities are not calibrated."
+)
+
+
+def notes_on(ask: Ask, steps: Sequence[Step], *, validates: bool) -> Iterator[str]:
+    """What was decided and why, what has no effect, and what nobody checks."""
+    yield from notes_of(ask)
+    if ask.recipe.head_init == "auto" and not ask.solvable:
+        why = "is not linear" if ask.pretrained else "stands on random weights"
+        yield f"The head starts random: it {why}, so it cannot be solved."
+    trains = any(isinstance(step, Train) for step in steps)
+    unused = _unused(ask.recipe, steps, validates=validates)
+    if unused:
+        yield f"Set, but of no effect here: {', '.join(unused)}."
+    if not validates and trains:
+        chosen = "validation" not in ask.recipe.data.model_fields_set
+        averaged = any(isinstance(step, Train) and step.ema for step in steps)
+        kept = "the running average is" if averaged else "the last weights are"
+        yield (_ALL_TRAIN if chosen and decides_by_evidence(ask.recipe) else _NO_VALIDATION).format(kept)
+
+
+def notes_on_reuse(
+    recipe: Recipe, steps: Sequence[Step], reuses: Mapping[int, Reuse], views: int | None, items: int
+) -> Iterator[str]:
+    """What is computed once, and what that takes; ``reuses`` by the step's place."""
+    if recipe.reuse.views is not None and not reuses:
+        yield "Set, but of no effect here: reuse.views, for no phase keeps what is frozen."
+    for number, reuse in reuses.items():
+        step = steps[number]
+        assert isinstance(step, Train)
+        kept = 1 if step.augmentation == "none" else min(views or 1, step.epochs)
+        size = f"{max(1, round(items * reuse.row_bytes * kept / 1e6)):,} MB"
+        where = "The backbone" if reuse.above == "head" else f"What lies below {reuse.above}"
+        if views:
+            times = "once" if kept == 1 else f"{kept} times, for as many views,"
+            yield f"{where} runs {times} on each picture in phase {number + 1}; at most {size} are kept."
+        else:
+            yield (
+                f"{where} runs in every step of phase {number + 1}: reuse.limit leaves no room for the "
+                f"{size} that would be kept."
+            )
+
+
+def notes_on_backbone(backbone: Backbone) -> Iterator[str]:
+    """What of the backbone takes no part."""
+    if backbone.unused:
+        yield f"{len(backbone.unused)} parameters of the backbone are never used and never train."
+
+
+def _unused(recipe: Recipe, steps: Sequence[Step], *, validates: bool) -> list[str]:
+    """Settings that were given and that no step of this plan looks at."""
+    phases = {number: step for number, step in enumerate(steps, start=1) if isinstance(step, Train)}
+    train, final = recipe.train, recipe.final.model_fields_set
+    given = {f"train.{name}" for name in train.model_fields_set}
+    by_phase = {f"phase.{n}.{name}" for n, each in recipe.phase.items() for name in each.model_fields_set}
+    if recipe.epochs is not None:
+        given.add("epochs")
+    idle = set() if validates else {f"final.{name}" for name in final - {"tta"}}
+    if recipe.head == "linear" and "head_hidden" in recipe.model_fields_set:
+        idle.add("head_hidden")
+    if not phases:
+        if "validation" in recipe.data.model_fields_set:
+            idle.add("data.validation")  # a solved head decides out of fold, on all labels
+        idle |= {f"final.{name}" for name in final & {"checkpoints", "interpolate"}}
+        needed = {"train.workers", "train.class_weights", "train.batchnorm"}
+        return sorted(idle | by_phase | given - needed)
+    if not any(len(step.stages) > 1 for step in phases.values()):
+        idle |= given & {"train.lowest_lr", "train.layer_decay"}
+    if all(number in recipe.phase and recipe.phase[number].epochs for number in phases):
+        idle |= given & {"epochs"}
+    idle |= {f"train.{name}" for name in _idle(train.model_fields_set, list(phases.values()))}
+    for number, own in recipe.phase.items():
+        idle |= {f"phase.{number}.{name}" for name in _idle(own.model_fields_set, [phases[number]])}
+    if not validates:
+        idle |= {name for name in given | by_phase if name.endswith((".patience", ".select"))}
+    return sorted(idle)
+
+
+def _idle(names: Iterable[str], phases: Sequence[Train]) -> set[str]:
+    """Options among ``names`` that none of these phases has a use for."""
+    steps_down = any(phase.schedule == "step" for phase in phases)
+    augments = any(phase.augmentation != "none" for phase in phases)
+    idle = (set() if steps_down else {"drop_epochs", "drop_factor"}) | (set() if augments else {"flip"})
+    return idle & set(names)
