@@ -13,13 +13,13 @@ SOURCE = Path(__file__).parent.parent / "src" / "graft"
 
 # From the ground up: a module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "seeds", "metrics", "stratification"},
+    {"errors", "seeds", "metrics", "stratification", "folds", "descent"},
     {"files", "task", "schedule", "options"},
     {"recipe"},
     {"backbones", "batchnorm", "surgery"},
     {"data"},
     {"steps", "records", "numerics", "progress", "mixing", "averaging", "stochastic_depth"},
-    {"reuse"},
+    {"reuse", "regression"},
     {"calibration", "model", "inference", "probe"},
     {"evidence"},
     {"strategies", "plan", "notes"},

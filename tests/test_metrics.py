@@ -16,6 +16,7 @@ from sklearn.metrics import (
 
 from graft.metrics import (
     average_precisions,
+    best_threshold,
     calibration_error,
     cross_entropies,
     score_label_logits,
@@ -126,3 +127,10 @@ def test_calibration_error_is_that_of_the_definition(seed: int, n: int) -> None:
 def test_what_is_certain_and_right_has_no_calibration_error() -> None:
     assert calibration_error(np.eye(4), np.arange(4)) == 0.0
     assert calibration_error(np.eye(4), np.zeros(4, dtype=np.int64)) == pytest.approx(0.75)
+
+
+def test_a_threshold_separates_neighbours_of_single_precision() -> None:
+    low = np.float32(0.09596737)
+    shares = np.array([low, np.nextafter(low, np.float32(1))], dtype=np.float64)
+    threshold = np.float32(best_threshold(shares, np.array([0, 1])))
+    assert (shares.astype(np.float32) >= threshold).tolist() == [False, True]

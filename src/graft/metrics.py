@@ -233,6 +233,8 @@ def best_threshold(shares: Floats, truth: Integers) -> float:
     below = np.append(lowest[1:], 0.0)  # the next smaller share, to which the threshold may fall
     # Within (below, lowest] every threshold decides alike: one half if it lies there, else the middle.
     halfway = np.where((below < 0.5) & (lowest >= 0.5), 0.5, (below + lowest) / 2)
+    # Shares are of single precision: between two neighbours there, only the upper one separates them.
+    halfway = np.where(halfway.astype(np.float32) > below.astype(np.float32), halfway, lowest)
     best = halfway[f1 >= f1.max() - 1e-12]
     chosen = float(best[np.abs(best - 0.5).argmin()])
     # Shares that single precision rounds to 0 or 1 leave no room for a middle.

@@ -48,6 +48,7 @@ def solve_phase(run: State, step: Solve) -> Iterator[Record]:
         class_weights=class_weights(items.targets, task.classes)
         if step.class_weights == "balanced"
         else None,
+        device=engine.device,
     )
     weight, bias = engine.broadcast(solution.weight), engine.broadcast(solution.bias)
     set_linear_head(run.model, weight, bias)
