@@ -40,11 +40,10 @@ def minimise(
     value, slope = evaluate(point)
     pairs = History() if history is None else history
     kept = max(2, min(HISTORY, HISTORY_BYTES // (2 * start.nbytes)))
+    seen = torch.finfo(value.dtype).eps * value.abs()  # less of the value is lost in rounding
     stuck = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     for _ in range(MOST):
-        # Less than the last bits of the value cannot be seen.
-        least = (torch.finfo(value.dtype).eps * value.abs()).clamp_min(tolerance)
-        solved = stuck | (0.5 * _dot(slope, inverse * slope) <= least)
+        solved = stuck | (0.5 * _dot(slope, inverse * slope) <= seen.clamp_min(tolerance))
         if solved.all():
             break
         step = -_newton(slope, inverse, pairs)
