@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from graft.data.items import Splits
 from graft.evidence import Evidence, measure_evidence, pool, watching
 from graft.numerics import Numerics
 from graft.recipe import DataSettings, read_recipe
+from graft.reuse.store import Store
 from small import COLOURS, make_pictures, make_tiny
 
 CPU = Numerics(device="cpu", precision="fp32", workers=0, threads=1, processes=1)
@@ -172,3 +174,17 @@ def test_only_auto_asks_for_evidence() -> None:
     for strategy, wanted in (("auto", True), ("full", False)):
         recipe = read_recipe(strategy=strategy, device="cpu", backbone="tiny/net")
         assert (graft.measure(recipe, backbone, splits) is not None) == wanted
+
+
+def test_a_second_look_computes_nothing_and_says_the_same(tmp_path: Path) -> None:
+    backbone, splits, seen = make_tiny(), coloured(), []
+    watch = backbone.trunk.register_forward_hook(lambda *_: seen.append(1))  # copies keep it
+    store = Store(tmp_path)
+    first = measure_evidence(backbone, splits, CPU, seed=0, store=store)
+    passes = len(seen)
+    assert first == measure_evidence(backbone, splits, CPU, seed=0)
+    seen.clear()
+    assert measure_evidence(backbone, splits, CPU, seed=0, store=store) == first
+    noise_and_statistics = 3 + 1  # looks that are told apart by noise, and a batch for the statistics
+    assert len(seen) == noise_and_statistics < passes
+    watch.remove()

@@ -144,8 +144,8 @@ def test_a_second_run_computes_nothing_of_what_is_frozen(splits: Splits, tmp_pat
     plan = plan_for(splits, reuse__views=2, **RUNS[name])
     with counting(plan) as first:
         fit(make_tiny(), splits, plan, store=Store(tmp_path))
-    # Two views of 24 pictures in batches of 8, and 6 pictures to validate with; all among blanks.
-    assert first[0] == (2 * 3 + 1) * 32
+    # Two views of 24 pictures, in the batches of training; 6 pictures to validate with, among blanks.
+    assert first[0] == 2 * 24 + 32
     with counting(plan) as second:
         fit(make_tiny(), splits, plan, store=Store(tmp_path))
     assert second[0] == 0

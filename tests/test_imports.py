@@ -21,7 +21,7 @@ LAYERS = (
     {"steps", "records", "numerics", "progress", "mixing", "averaging", "stochastic_depth"},
     {"reuse", "regression"},
     {"calibration", "model", "inference", "probe"},
-    {"evidence"},
+    {"evidence", "forward_trial"},
     {"strategies", "plan", "notes"},
     {"engine", "checkpoint", "leaders"},
     {"state"},

@@ -31,7 +31,7 @@ from graft.data.transforms import Preset, augment
 from graft.feeding import Feed, Source, feed_for
 from graft.inference import BATCH, count_views, to_device
 from graft.plan import Phase, Plan
-from graft.reuse.states import FILL, Lower, States
+from graft.reuse.states import Lower, States
 from graft.reuse.store import Store
 from graft.selection import count_candidates
 from graft.state import State
@@ -180,7 +180,7 @@ class _Course:
             return 0.0, train.epochs
         views = 1 if train.augmentation == "none" else min(phase.views or train.epochs, train.epochs)
         share = -(-min(train.batch_size, len(feed.train)) // self.run.engine.processes)
-        fills = views * phase.steps_per_epoch * math.ceil(share / FILL)
+        fills = views * phase.steps_per_epoch * math.ceil(share / feed.train.lower.batch)
         return fills * _lower_seconds(feed.train.lower, self.reading.inputs()), views
 
     def _validation(self, feed: Feed, passes: int) -> float:
@@ -192,7 +192,8 @@ class _Course:
             return self._overlapped(passes * self.val * self.forward, reading)
         states, seconds = _stored(feed.val, list(range(min(BATCH, len(feed.val)))))
         upper = seconds / len(states[0]) + _evaluation_seconds(self.run, states[0])
-        lower = math.ceil(self.val / FILL) * _lower_seconds(feed.val.lower, self.reading.inputs())
+        fills = math.ceil(self.val / feed.val.lower.batch)
+        lower = fills * _lower_seconds(feed.val.lower, self.reading.inputs())
         return passes * self.val * upper + self._overlapped(lower, self.reading.seconds("val", self.val, 1))
 
     def _overlapped(self, compute: float, reading: float) -> float:
@@ -234,7 +235,8 @@ def _stored(source: Source, batch: list[Any]) -> tuple[Batch, float]:
 
 
 def _lower_seconds(lower: Lower, inputs: Tensor) -> float:
-    """Seconds of computing the states of at most FILL pictures, which takes as long as of FILL."""
+    """Seconds of computing the states of at most a batch of pictures: as long as of a whole one."""
+    inputs = inputs[: lower.batch]
     lower.compute(inputs)  # warms up
     return _timed(lambda: lower.compute(inputs))[0]
 

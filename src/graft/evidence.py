@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -32,16 +32,20 @@ from graft.batchnorm import plain_norms
 from graft.data.dataset import Pictures
 from graft.data.items import Items, Splits
 from graft.data.validation import items_of_median_class
-from graft.inference import check_finite, collect_statistics, forward_batches
+from graft.inference import BATCH, check_finite, collect_statistics
 from graft.numerics import Numerics
 from graft.options import Frozen
 from graft.probe import Solution, held_out_losses, solve_head
+from graft.reuse.folding import resting
+from graft.reuse.states import Lower, States, open_space
+from graft.reuse.store import NOWHERE, Store
 from graft.seeds import mix
 from graft.steps import STRENGTHS
 from graft.task import Task
 
 MOST, FEWEST_A_CLASS = 1000, 10  # items that are looked at, or more of many classes
 DEPTHS = 6  # that are probed
+LOOKS = 4  # of a network with batch-norm at its items, one of them mirrored, and one for statistics
 CLEARLY = 0.1  # information by which the statistics of the pretraining must be ahead to stay
 Progress = Callable[[int, int], None]
 
@@ -129,19 +133,26 @@ class Evidence(Frozen):
 
 
 def measure_evidence(
-    backbone: Backbone, splits: Splits, numerics: Numerics, *, seed: int, progress: Progress | None = None
+    backbone: Backbone,
+    splits: Splits,
+    numerics: Numerics,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    store: Store = NOWHERE,
 ) -> Evidence | None:
     """Look at the training data through the backbone, which is not changed.
 
     None where nothing can be told: every class has a single item. ``progress`` is called with (pictures
-    that passed, all that will).
+    that passed, all that will). What was seen is kept in ``store``, so that a second look is quick.
     """
     items = _sample(splits.train, splits.task, seed)
     has_norms = bool(plain_norms(backbone.trunk))
-    passes = _Passes(len(items) * (4 if has_norms else 2), progress)
+    passes = _Passes(len(items) * (LOOKS if has_norms else 2), progress)
 
     def look() -> _Look:
-        return _Look(copy.deepcopy(backbone.trunk), backbone, items, splits.task, numerics, seed, passes)
+        trunk = copy.deepcopy(backbone.trunk)
+        return _Look(trunk, backbone, items, splits.task, numerics, seed, store, passes)
 
     kept = look()
     pretrained, adapted = kept.probe(-1), None
@@ -191,6 +202,7 @@ class _Look:
     task: Task
     numerics: Numerics
     seed: int
+    store: Store
     passes: _Passes
 
     @property
@@ -223,7 +235,7 @@ class _Look:
     @cached_property
     def states(self) -> list[Tensor]:
         """The pooled state of the items at every depth, [N, D] each."""
-        return self._pass(self.trunk)
+        return self._pass()
 
     def probe(self, place: int) -> Depth | None:
         """A probe at one depth; None where no item can be held out."""
@@ -241,7 +253,7 @@ class _Look:
 
     def mirror(self) -> Mirrored:
         """What mirroring costs a probe on all depths together."""
-        plain, mirrored = torch.cat(self.states, 1), torch.cat(self._pass(_Mirror(self.trunk)), 1)
+        plain, mirrored = torch.cat(self.states, 1), torch.cat(self._pass(mirrored=True), 1)
         one, two = held_out_losses(
             [plain, mirrored],
             self.targets,
@@ -268,36 +280,45 @@ class _Look:
             strengths=STRENGTHS[::2],  # decades are close enough to tell depths apart
             seed=self.seed,
             groups=self.items.digests,
+            device=self.device,
         )
 
-    def _pass(self, network: nn.Module) -> list[Tensor]:
+    def _pass(self, mirrored: bool = False) -> list[Tensor]:
         """The pooled state after each depth, [N, D] each; of the top one the features."""
-        depths = _depths(self.backbone.stages)
-        parts: list[list[Tensor]] = [[] for _ in depths]
-        with watching(self.trunk, [entry for _, entry in depths[:-1]]) as seen:
-            for _, features in forward_batches(
-                network, self.pictures, self.device, workers=self.numerics.workers
-            ):
-                for place in range(len(depths) - 1):
-                    parts[place].append(seen.pop(place))
-                parts[-1].append(features)
-                self.passes.add(len(features))
-        states = [torch.cat(part).clone() for part in parts]
+        pictures, how, entries = self.pictures, self.numerics.forward, _depths(self.backbone.stages)[:-1]
+        items, size = list(range(len(self.items))), max(BATCH, how.batch)
+        widths: list[int] = []
+        rows: list[Tensor] = []
+        with (
+            resting(self.trunk, self.backbone.preprocess, how, self.device),
+            watching(self.trunk, [entry for _, entry in entries]) as seen,
+        ):
+
+            def look(inputs: Tensor) -> Tensor:
+                features = self.trunk(inputs.flip(-1) if mirrored else inputs)
+                states = [*(seen.pop(place) for place in range(len(entries))), features.float().cpu()]
+                widths[:] = [state.shape[1] for state in states]
+                return torch.cat(states, dim=1)
+
+            lower = Lower(look, self.device, partial(how.autocast, self.device), how.batch)
+            space = open_space(
+                self.store,
+                self.backbone,
+                self.trunk,
+                lower,
+                pictures,
+                upper=(),
+                precision=how.precision,
+                what="every depth, mirrored" if mirrored else "every depth",
+            )
+            batches = [items[start : start + size] for start in range(0, len(items), size)]
+            for found, _, _ in States(pictures, lower, space).batches(batches, self.numerics.workers):
+                rows.append(found)
+                self.passes.add(len(found))
+        states = list(torch.cat(rows).split(widths, dim=1))
         for each in states:
             check_finite(each, self.items)
         return states
-
-
-class _Mirror(nn.Module):
-    """A network that sees each picture mirrored."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        features: Tensor = self.network(pictures.flip(-1))
-        return features
 
 
 @contextmanager

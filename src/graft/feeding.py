@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from graft.data.dataset import Pictures
 from graft.data.items import Items
 from graft.errors import TrainingError
+from graft.numerics import Forward
 from graft.plan import Phase
+from graft.reuse.folding import resting
 from graft.reuse.split import find_split, split_trunk
 from graft.reuse.states import Lower, States, open_space
+from graft.reuse.store import NOWHERE
 from graft.state import State
 from graft.stepping import set_modes
 
@@ -43,7 +47,8 @@ def feed_for(run: State, phase: Phase) -> Iterator[Feed]:
         return
     set_modes(run, phase.train)
     with _lower_part(run, reuse.place) as lower:
-        fast = Lower(lower, run.engine.device, run.engine.autocast)
+        together = min(Forward().batch, -(-phase.train.batch_size // run.engine.processes))
+        fast = Lower(lower, run.engine.device, run.engine.autocast, together)
         exact = Lower(lower, run.engine.device)  # as validation computes
         yield Feed(
             _states(run, pictures, fast, reuse.place, run.plan.numerics.precision),
@@ -52,16 +57,13 @@ def feed_for(run: State, phase: Phase) -> Iterator[Feed]:
 
 
 @contextmanager
-def features_of(run: State, items: Items) -> Iterator[Source]:
-    """Items whose batches are features, where there is a store. Inside, the trunk takes what this gives."""
-    pictures = run.pictures(items)
-    if run.store is None:
-        yield pictures
-        return
-    place = len(run.backbone.stages)
-    run.model.trunk.eval()
-    with _lower_part(run, place) as lower:
-        yield _states(run, pictures, Lower(lower, run.engine.device), place, "fp32")
+def features_of(run: State, items: Items) -> Iterator[States]:
+    """Items as features, computed as the plan's numerics say. Inside, the trunk takes these."""
+    device, how = run.engine.device, run.plan.numerics.forward
+    trunk, place = run.model.trunk, len(run.backbone.stages)
+    with resting(trunk, run.backbone.preprocess, how, device), _lower_part(run, place) as whole:
+        lower = Lower(whole, device, partial(how.autocast, device), how.batch)
+        yield _states(run, run.pictures(items), lower, place, how.precision)
 
 
 @contextmanager
@@ -77,9 +79,14 @@ def _lower_part(run: State, place: int) -> Iterator[Callable[[Tensor], Tensor]]:
 
 
 def _states(run: State, pictures: Pictures, lower: Lower, place: int, precision: str) -> States:
-    assert run.store is not None
     backbone, trunk = run.backbone, run.model.trunk
     space = open_space(
-        run.store, backbone, trunk, lower, pictures, upper=backbone.stages[place:], precision=precision
+        run.store or NOWHERE,
+        backbone,
+        trunk,
+        lower,
+        pictures,
+        upper=backbone.stages[place:],
+        precision=precision,
     )
     return States(pictures, lower, space)

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from graft.errors import RecipeError
 from graft.options import Frozen
 from graft.recipe import Recipe
+
+
+class Forward(Frozen):
+    """How a network that rests computes features that are kept; ``folded``: batch-norms, see reuse.folding.
+
+    ``batch``: pictures at a time. Chosen by trial where that pays (forward_trial.py).
+    """
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    folded: bool = False
+    batch: int = Field(default=32, ge=1)
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
 
 class Numerics(Frozen):
@@ -20,10 +36,11 @@ class Numerics(Frozen):
     workers: int
     threads: int
     processes: int
+    forward: Forward = Forward()
 
 
-def resolve_numerics(recipe: Recipe) -> Numerics:
-    """The recipe's wishes, settled for this machine.
+def resolve_numerics(recipe: Recipe, forward: Forward | None = None) -> Numerics:
+    """The recipe's wishes, settled for this machine; ``forward`` is what a trial chose.
 
     Raises:
         RecipeError: the device asked for is not there.
@@ -40,6 +57,7 @@ def resolve_numerics(recipe: Recipe) -> Numerics:
         workers=workers,
         threads=torch.get_num_threads(),
         processes=world_size(),
+        forward=forward or Forward(),
     )
 
 

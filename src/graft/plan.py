@@ -35,6 +35,7 @@ from graft.task import Task
 
 if TYPE_CHECKING:
     from graft.evidence import Evidence
+    from graft.forward_trial import Choice
 
 VERSION = 2
 STEPS_DROPOUT = 0.2  # of a head trained by steps on a frozen backbone, as the courses have it
@@ -158,15 +159,24 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
         )
 
 
-def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evidence | None = None) -> Plan:
-    """Resolve the recipe for this backbone and data; ``evidence`` is what the strategy auto decides by.
+def make_plan(
+    recipe: Recipe,
+    backbone: Backbone,
+    splits: Splits,
+    evidence: Evidence | None = None,
+    forward: Choice | None = None,
+) -> Plan:
+    """Resolve the recipe for this backbone and data.
+
+    ``evidence`` is what the strategy auto decides by; ``forward`` what a trial of the resting backbone
+    chose (None: the plain way).
 
     Raises:
         RecipeError: as :func:`check`.
         DataError: fewer pictures to train or to validate on than processes.
     """
     check(recipe, backbone)
-    numerics = resolve_numerics(recipe)
+    numerics = resolve_numerics(recipe, forward.forward if forward else None)
     items = len(splits.train)
     ask = make_ask(recipe, backbone, splits, evidence)
     head = _head(recipe, backbone, classes=splits.task.classes)
@@ -209,6 +219,7 @@ def make_plan(recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evid
             *notes_on(ask, steps, validates=splits.val is not None),
             *notes_on_reuse(recipe, steps, reuses, views, items),
             *notes_on_backbone(backbone),
+            *([forward.note] if forward and forward.gain > 1 else []),
         ),
     )
 

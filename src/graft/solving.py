@@ -16,7 +16,7 @@ from graft.adaptation import adapt_statistics
 from graft.data.balance import class_weights
 from graft.data.items import Items
 from graft.feeding import features_of
-from graft.inference import check_finite, forward_batches
+from graft.inference import BATCH, check_finite, forward_batches
 from graft.model import set_linear_head
 from graft.probe import solve_head
 from graft.records import Record
@@ -63,9 +63,10 @@ def _features(run: State, items: Items) -> Generator[Record, None, Tensor]:
     engine, workers = run.engine, run.plan.numerics.workers
     mine = engine.share(list(range(len(items))))
     parts, done = [], 0
+    size = max(BATCH, run.plan.numerics.forward.batch)
     with features_of(run, items) as source:
         for _, outputs in forward_batches(
-            run.model.trunk, source, engine.device, indices=mine, workers=workers
+            run.model.trunk, source, engine.device, indices=mine, batch_size=size, workers=workers
         ):
             parts.append(outputs)
             done += len(outputs) * engine.processes

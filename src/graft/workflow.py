@@ -31,21 +31,23 @@ from graft.data.scan import Progress
 from graft.data.statistics import prepare_for
 from graft.engine import seeded, start_engine
 from graft.errors import Interrupted, RecipeError, RunError, TrainingError
-from graft.evidence import Evidence, measure_evidence
+from graft.evidence import LOOKS, Evidence, measure_evidence
 from graft.files import write_json
+from graft.forward_trial import Choice, choose_forward
 from graft.inference import forward_all
-from graft.numerics import is_main, resolve_device, resolve_numerics, world_size
+from graft.numerics import Forward, is_main, resolve_device, resolve_numerics, world_size
 from graft.plan import Plan, check, describe_network, make_ask, make_plan, needs_validation
 from graft.progress import reading, showing
 from graft.rate_trial import try_rates
 from graft.recipe import Recipe, read_recipe
 from graft.records import Record, Stepped, Validated
 from graft.reuse.inventory import store_folder
-from graft.reuse.store import Store
+from graft.reuse.store import NOWHERE, Store
 from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.seeds import mix
 from graft.state import Trained
-from graft.strategies import decides_by_evidence, entry_of, split_name
+from graft.steps import Solve
+from graft.strategies import decides_by_evidence, entry_of, plan_steps, split_name
 from graft.task import Task
 from graft.training import fit_steps
 
@@ -140,8 +142,9 @@ def prepare(
     loaded = fit_preprocess(loaded, recipe, splits)
     if decides_by_evidence(recipe):
         make_plan(recipe, loaded, splits)  # what cannot be done is refused before time goes into measuring
-    evidence = measure(recipe, loaded, splits, progress)
-    return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits, evidence), evidence)
+    forward = try_forward(recipe, loaded, splits)
+    evidence = measure(recipe, loaded, splits, progress, forward)
+    return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits, evidence, forward), evidence)
 
 
 def prepare_again(
@@ -219,18 +222,42 @@ def fit_preprocess(backbone: Backbone, recipe: Recipe, splits: Splits) -> Backbo
     return replace(backbone, preprocess=prepare_for(backbone.preprocess, splits.train, recipe.data))
 
 
+def try_forward(recipe: Recipe, backbone: Backbone, splits: Splits) -> Choice | None:
+    """How the resting backbone computes features fastest; None where too few pass to try it.
+
+    Of several processes the first one decides.
+    """
+    looks = LOOKS if decides_by_evidence(recipe) and backbone.source.pretrained else 0
+    steps = plan_steps(make_ask(recipe, backbone, splits))
+    passes = looks + sum(isinstance(step, Solve) for step in steps)
+    if not passes:
+        return None
+    numerics = resolve_numerics(recipe)
+    engine = start_engine(numerics)
+    found = choose_forward(backbone, splits.train, numerics, passes=passes, seed=recipe.seed)
+    shared = json.loads(engine.share_text(json.dumps(found and [found.forward.model_dump(), found.gain])))
+    return shared and Choice(Forward.model_validate(shared[0]), shared[1])
+
+
 def measure(
-    recipe: Recipe, backbone: Backbone, splits: Splits, progress: Progress | None = None
+    recipe: Recipe,
+    backbone: Backbone,
+    splits: Splits,
+    progress: Progress | None = None,
+    forward: Choice | None = None,
 ) -> Evidence | None:
     """What the recipe's strategy decides by, measured on training data; None where it decides nothing.
 
+    ``forward``: how the resting backbone computes, as :func:`try_forward` found (None: plainly).
     Of several processes all measure, and the first one's numbers count, so that all make the same plan.
     """
     if not decides_by_evidence(recipe) or not backbone.source.pretrained:
         return None
-    numerics = resolve_numerics(recipe)
+    numerics = resolve_numerics(recipe, forward.forward if forward else None)
     engine = start_engine(numerics)
-    evidence = measure_evidence(backbone, splits, numerics, seed=recipe.seed, progress=progress)
+    evidence = measure_evidence(
+        backbone, splits, numerics, seed=recipe.seed, progress=progress, store=open_store(recipe) or NOWHERE
+    )
     if evidence is not None:
         evidence = Evidence.model_validate_json(engine.share_text(evidence.model_dump_json()))
     given = {"lr", "rates"} & {name for name, value in recipe.train if value is not None}

@@ -19,10 +19,11 @@ from graft.backbones.contract import Backbone
 from graft.data import read_splits
 from graft.data.dataset import Pictures
 from graft.data.items import Items
+from graft.numerics import Forward
 from graft.recipe import DataSettings
 from graft.reuse import store as store_module
 from graft.reuse.split import find_split, split_trunk
-from graft.reuse.states import FILL, Lower, States, open_space
+from graft.reuse.states import Lower, States, open_space
 from graft.reuse.store import Store
 from small import COLOURS, make_pictures, make_tiny, write_pictures
 
@@ -77,7 +78,7 @@ class Maker:
         found = []
         with torch.no_grad(), split_trunk(self.backbone.trunk.eval(), split, (3, 8, 8)) as lower:
             for index in asked:
-                full = torch.zeros(FILL, 3, 8, 8)
+                full = torch.zeros(Forward().batch, 3, 8, 8)
                 full[0] = pictures[index][0]
                 found.append(lower(full.to(memory_format=torch.channels_last))[0])
         return torch.stack(found)

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_map
 from graft.backbones.contract import Backbone
 from graft.backbones.truncation import is_within
 from graft.errors import BackboneError
+from graft.reuse.forwards import replace_forward, restore_forwards
 
 TRIED_WITH = 3  # pictures; shapes were noted with another number, so that none is taken for fixed
 CLOSE = 1e-5  # absolute plus relative, between the features of the split and of the whole network
@@ -91,23 +92,23 @@ def split_trunk(
     """
     replaced: dict[nn.Module, Any] = {}
     if split is None:
-        _replace(trunk, lambda state: state, replaced)
+        replace_forward(trunk, lambda state: state, replaced)
         try:
             yield replaced[trunk]
         finally:
-            _restore(replaced)
+            restore_forwards(replaced)
         return
     parts = _Parts(split, trunk.forward, size, blank)
     hook = trunk.get_submodule(split.entry).register_forward_pre_hook(parts.enter, with_kwargs=True)
     try:
         for name, outputs in split.skipped:
             module = trunk.get_submodule(name)
-            _replace(module, parts.skipping(name, module.forward, outputs), replaced)
-        _replace(trunk, parts.resume, replaced)
+            replace_forward(module, parts.skipping(name, module.forward, outputs), replaced)
+        replace_forward(trunk, parts.resume, replaced)
         yield parts.lower
     finally:
         hook.remove()
-        _restore(replaced)
+        restore_forwards(replaced)
 
 
 @dataclass
@@ -161,19 +162,6 @@ class _Parts:
         if isinstance(value, _Blank):
             return value.fill(len(self.state), self.blank, self.state.device)
         return value
-
-
-def _replace(module: nn.Module, forward: Callable[..., Any], replaced: dict[nn.Module, Any]) -> None:
-    """Put ``forward`` in the place of the module's own, which ``replaced`` remembers."""
-    replaced[module] = module.forward
-    module.__dict__["forward"] = forward
-
-
-def _restore(replaced: dict[nn.Module, Any]) -> None:
-    for module, own in replaced.items():
-        del module.__dict__["forward"]
-        if module.forward != own:  # it was an attribute of the module before
-            module.__dict__["forward"] = own
 
 
 def _note(backbone: Backbone, place: int, entry: str) -> Split | None:

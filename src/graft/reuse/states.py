@@ -25,9 +25,10 @@ from graft.backbones.assembly import tensors_digest
 from graft.backbones.contract import Backbone, Stage
 from graft.backbones.truncation import is_within
 from graft.data.dataset import Batch, Index, Pictures, loader, view_seed
+from graft.numerics import Forward
+from graft.reuse.folding import noise_for
 from graft.reuse.store import Space, Store
 
-FILL = 32  # items that are computed together
 _LIBRARIES = ("torch", "torchvision", "pillow")  # that make pictures and states
 
 
@@ -35,16 +36,17 @@ _LIBRARIES = ("torch", "torchvision", "pillow")  # that make pictures and states
 class Lower:
     """The frozen part of a network: ``run`` maps pictures [B, K, h, w] on ``device`` to states [B, …].
 
-    ``autocast``: what it computes under.
+    ``autocast``: what it computes under. ``batch``: how many pictures it computes together.
     """
 
     run: Callable[[Tensor], Tensor]
     device: torch.device
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    batch: int = Forward().batch
 
     def compute(self, pictures: Tensor) -> Tensor:
-        """The states of at most ``FILL`` pictures, computed among blanks; on the CPU, channels last."""
-        full = pictures.new_zeros(FILL, *pictures.shape[1:])
+        """The states of at most ``batch`` pictures, computed among blanks; on the CPU, channels last."""
+        full = pictures.new_zeros(self.batch, *pictures.shape[1:])
         full[: len(pictures)] = pictures
         with torch.no_grad(), self.autocast():
             found = self.run(full.to(self.device, memory_format=torch.channels_last))
@@ -100,9 +102,10 @@ class States:
 
     def _compute(self, keys: list[str], tensors: Tensor) -> dict[str, Tensor]:
         rows: dict[str, Tensor] = {}
-        for start in range(0, len(tensors), FILL):
-            part = tensors[start : start + FILL]
-            rows |= zip(keys[start : start + FILL], self.lower.compute(part), strict=True)
+        size = self.lower.batch
+        for start in range(0, len(tensors), size):
+            part = tensors[start : start + size]
+            rows |= zip(keys[start : start + size], self.lower.compute(part), strict=True)
         self.space.add(rows)
         return rows
 
@@ -130,23 +133,25 @@ def open_space(
     *,
     upper: Sequence[Stage],
     precision: str,
+    what: str | None = None,
 ) -> Space:
-    """The space of what ``lower`` makes of ``pictures``, with the values below ``upper`` as they are."""
-    preprocess = backbone.preprocess
-    noise = torch.randn(
-        2, preprocess.channels, *preprocess.size, generator=torch.Generator().manual_seed(1)
-    )
+    """The space of what ``lower`` makes of ``pictures``, with the values below ``upper`` as they are.
+
+    ``what`` names rows that are not simply the state below ``upper``.
+    """
+    preprocess, noise = backbone.preprocess, noise_for(backbone.preprocess)[: lower.batch]
+    below = what or (upper[0].name if upper else "the head")
     identity = {
         "values": tensors_digest(_lower_values(trunk, upper)),
         "behaviour": _digest(lower.compute(noise)),
-        "upper": [stage.name for stage in upper],
+        "below": below,
         "preprocess": preprocess.to_dict(),
         "reading": [pictures.items.max_value, pictures.items.max_pixels],
-        "arithmetic": [lower.device.type, precision, *(version(name) for name in _LIBRARIES)],
+        "arithmetic": [lower.device.type, precision, lower.batch, *(version(name) for name in _LIBRARIES)],
     }
     about = {
         "backbone": backbone.source.id,
-        "below": upper[0].name if upper else "the head",
+        "below": below,
         "pixels": list(preprocess.size),
         "precision": precision,
     }

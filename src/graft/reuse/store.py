@@ -72,6 +72,10 @@ class Store:
             yield from chunks_of(space)
 
 
+NOWHERE = Store(Path(os.devnull), 0)
+"""Keeps nothing: what is asked of it is computed."""
+
+
 @dataclass
 class Space:
     """Rows that were made in one way. Not for use by several threads."""
