@@ -7,17 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from graft import feeding, records
 from graft.backbones.contract import Backbone
 from graft.checkpoint import Checkpoints
+from graft.data import read_splits
 from graft.data.items import Splits
+from graft.data.pixels import pixel_store
 from graft.errors import Interrupted
 from graft.plan import Phase, Plan, make_plan
-from graft.recipe import read_recipe
+from graft.recipe import DataSettings, read_recipe
 from graft.records import Record
 from graft.reuse.states import States
 from graft.reuse.store import Store
@@ -275,3 +279,19 @@ def test_a_split_that_is_not_there_any_more_is_an_error(backbone: Backbone, spli
         feeding.feed_for(run, wrong),
     ):
         pass
+
+
+@pytest.mark.parametrize(("strategy", "keeps"), [("probe", False), ("two-phase", True)])
+def test_pixels_stay_in_memory_only_where_they_are_read_again(
+    tmp_path: Path, strategy: str, keeps: bool
+) -> None:
+    for number in range(12):
+        (tmp_path / f"c{number % 2}").mkdir(exist_ok=True)
+        pixels = np.full((8, 8, 3), 20 * number, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"c{number % 2}" / f"{number}.png")
+    files = read_splits(tmp_path, DataSettings(validation=0.0))
+    limit = pixel_store.limit
+    pixel_store.resize(0)
+    pixel_store.resize(limit)
+    fit(make_tiny(), files, plan_for(files, strategy=strategy, head_init="auto", epochs=1))
+    assert (pixel_store.held > 0) == keeps

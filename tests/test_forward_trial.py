@@ -22,40 +22,48 @@ def every_trial_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward_trial, "WORTHWHILE", 0.0)
 
 
-def timed(monkeypatch: pytest.MonkeyPatch, seconds) -> None:
-    """The trial sees these seconds instead of its clock's."""
-    monkeypatch.setattr(forward_trial._Timed, "seconds", lambda _, how: seconds(how))
+def timed(monkeypatch: pytest.MonkeyPatch, seconds, spoils=lambda _: False) -> None:
+    """The trial sees these seconds a picture in place of its clock's, and features in a wrong order."""
+    plain = forward_trial._Trial._timed
+
+    def told(self, how: Forward, parts):
+        features, _ = plain(self, how, parts)
+        features = [each.flip(0) if spoils(how) else each for each in features]
+        return features, [seconds(how) * len(part) for part in parts]
+
+    monkeypatch.setattr(forward_trial._Trial, "_timed", told)
 
 
 def choose(passes: int = 1) -> Choice | None:
-    backbone = make_tiny()
-    return choose_forward(backbone, coloured(10).train, CPU, passes=passes, seed=0)
+    return choose_forward(make_tiny(), coloured(10).train, CPU, passes=passes, seed=0)
 
 
-def test_what_gains_is_taken_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed(monkeypatch, lambda how: 4.0 - how.folded - 0.5 * (how.batch == 64))
+def test_what_gains_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, lambda how: 4.0 - 1.5 * how.folded)
     found = choose()
     assert found is not None
-    assert found.forward == Forward(folded=True, batch=64)
-    assert found.gain == pytest.approx(4.0 / 2.5)
-    assert "batch-norms folded, 64 pictures at a time: 1.60 times" in found.note
+    assert found.forward == Forward(folded=True)
+    assert found.gain == pytest.approx(1.6)
+    assert "batch-norms folded, 32 pictures at a time: 1.60 times" in found.note
 
 
 def test_what_gains_too_little_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed(monkeypatch, lambda how: 4.0 - 0.15 * how.folded - 0.15 * (how.batch == 64))
+    timed(monkeypatch, lambda how: 4.0 - 0.15 * how.folded)
     assert choose() == Choice(Forward(), 1.0)
 
 
 def test_what_changes_features_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed(monkeypatch, lambda how: 4.0 - how.folded)
-    plain = forward_trial._Timed.features
-
-    def spoilt(self: forward_trial._Timed, how: Forward) -> torch.Tensor:
-        found = plain(self, how)
-        return found.flip(0) if how.folded else found
-
-    monkeypatch.setattr(forward_trial._Timed, "features", spoilt)
+    timed(monkeypatch, lambda how: 4.0 - how.folded, spoils=lambda how: how.folded)
     assert choose() == Choice(Forward(), 1.0)
+
+
+def test_each_gain_stands_on_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_trial, "has_fast_bf16", lambda _: True)
+    timed(monkeypatch, lambda how: 4.0 - 2 * (how.precision == "bf16") - how.folded)
+    found = choose()
+    assert found is not None
+    assert found.forward == Forward(precision="bf16", folded=True)
+    assert found.gain == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize(("pretrained", "error", "agrees"), [(True, 0.01, True), (True, 0.05, False)])
@@ -81,9 +89,9 @@ def test_agreement_is_also_of_decisions() -> None:
 
 def test_little_work_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward_trial, "WORTHWHILE", 10.0)
-    timed(monkeypatch, lambda how: 1.0 - 0.5 * how.folded)  # for all 30 pictures
-    assert choose(passes=9) is None
-    found = choose(passes=10)
+    timed(monkeypatch, lambda how: 0.04 - 0.02 * how.folded)  # of 30 pictures
+    assert choose(passes=8) is None
+    found = choose(passes=9)
     assert found is not None
     assert found.forward.folded
 

@@ -61,9 +61,11 @@ def features_of(run: State, items: Items) -> Iterator[States]:
     """Items as features, computed as the plan's numerics say. Inside, the trunk takes these."""
     device, how = run.engine.device, run.plan.numerics.forward
     trunk, place = run.model.trunk, len(run.backbone.stages)
+    # Where nothing trains afterwards, nobody decodes these pictures a second time.
+    again = any(isinstance(phase, Phase) for phase in run.plan.phases[run.position.phase :])
     with resting(trunk, run.backbone.preprocess, how, device), _lower_part(run, place) as whole:
         lower = Lower(whole, device, partial(how.autocast, device), how.batch)
-        yield _states(run, run.pictures(items), lower, place, how.precision)
+        yield _states(run, run.pictures(items, keep=again), lower, place, how.precision)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """How the resting backbone computes features fastest, found by a trial of a second or two.
 
 Tried one after the other, each kept where it gains: bf16 where the device multiplies in it, batch-norms
-folded into convolutions, fewer or more pictures at a time. What changes features is taken only where they
+folded into convolutions, on a GPU more pictures at a time. What changes features is taken only where they
 agree with the plain ones: to 2 % of their deviation from the mean (of pretrained weights; those of random
 ones differ by less than that from each other), and so that a linear probe decides alike.
 
@@ -31,11 +31,11 @@ from graft.probe import solve_head
 from graft.reuse.folding import resting
 from graft.seeds import mix
 
-PICTURES = 64  # of the trial
-WORTHWHILE = 10.0  # seconds that the plain passes take; where they take less, plain they stay
+TIMED = 16  # pictures at a time, in the trial on a CPU
+WORTHWHILE = 20.0  # seconds that the plain passes take; where they take less, plain they stay
 GAIN = 1.05  # what a change must bring: less may be noise, and the plain way is the exact one
 CLOSE, ALIKE = 0.02, 0.995  # error of centred features, and the share of equal decisions
-BATCHES = {"cpu": (16, 64), "cuda": (128, 256)}
+SIZES = {"cuda": (128, 256)}  # of batches; on a CPU they make no difference
 STRENGTH = 1e-2  # of the probe that decides
 
 
@@ -73,66 +73,69 @@ def choose_forward(
 
 def _choose(backbone: Backbone, items: Items, numerics: Numerics, passes: int, seed: int) -> Choice | None:
     device, plain = torch.device(numerics.device), numerics.forward
+    most = 2 * max([TIMED, *SIZES.get(device.type, ())])
     order = np.random.default_rng(mix(seed, "forward trial")).permutation(len(items))
-    pictures = Pictures(items.select(sorted(order[:PICTURES].tolist())), backbone.preprocess)
-    first = range(min(plain.batch, len(pictures)))
-    some = torch.stack([pictures[number][0] for number in first])
-    if passes * len(items) / len(some) * _Timed(backbone, some, device).seconds(plain) < WORTHWHILE:
+    sample = Pictures(items.select(sorted(order[:most].tolist())), backbone.preprocess)
+    trial = _Trial(backbone, device, sample)
+    if passes * len(items) * trial.first(plain) < WORTHWHILE:
         return None
-    rest = [pictures[number][0] for number in range(len(some), len(pictures))]
-    timed = _Timed(backbone, torch.cat([some, *(each[None] for each in rest)]), device)
-    targets = pictures.items.targets
-    agrees = _Agreement(timed.features(plain), targets, pretrained=backbone.source.pretrained)
-    best, seconds = plain, timed.seconds(plain)
-    whole = seconds
-    for candidates in _changes(backbone, device):
-        for change in candidates:
-            tried = best.model_copy(update=change)
-            taken = timed.seconds(tried)
-            if taken * GAIN < seconds and agrees(timed.features(tried)):
-                best, seconds = tried, taken
-    return Choice(best, whole / seconds)
+    features, best_time = trial.run(plain)
+    agrees = _Agreement(features, sample.items.targets, pretrained=backbone.source.pretrained)
+    best, plain_time = plain, best_time
+    for change in _changes(backbone, device):
+        tried = best.model_copy(update=change)
+        features, taken = trial.run(tried)
+        if taken * GAIN < best_time and agrees(features):
+            best, best_time = tried, taken
+    return Choice(best, plain_time / best_time)
 
 
-def _changes(backbone: Backbone, device: torch.device) -> Sequence[Sequence[dict[str, object]]]:
-    """What to try, step by step: the steps come one after the other, each from the best so far."""
+def _changes(backbone: Backbone, device: torch.device) -> list[dict[str, object]]:
+    """What to try, one after the other, each beside the best so far."""
     precise: list[dict[str, object]] = [{"precision": "bf16"}] if has_fast_bf16(device) else []
     folds: list[dict[str, object]] = [{"folded": True}] if plain_norms(backbone.trunk) else []
-    sizes: list[dict[str, object]] = [{"batch": size} for size in BATCHES.get(device.type, ())]
-    return precise, folds, sizes
+    sizes: list[dict[str, object]] = [{"batch": size} for size in SIZES.get(device.type, ())]
+    return [*precise, *folds, *sizes]
 
 
 @dataclass
-class _Timed:
-    """A network and pictures [B, K, h, w] to time it on."""
+class _Trial:
+    """A network, and pictures to time it on."""
 
     backbone: Backbone
-    pictures: Tensor
     device: torch.device
+    sample: Pictures
 
-    def features(self, how: Forward) -> Tensor:
-        """[B, D] in float32 on the CPU."""
-        return self._run(how)[0]
+    def first(self, how: Forward) -> float:
+        """Seconds a picture of a first few, which are slower than later ones."""
+        inputs = self._inputs(min(TIMED, len(self.sample)))
+        return self._timed(how, [inputs])[1][0] / len(inputs)
 
-    def seconds(self, how: Forward) -> float:
-        """Of all pictures, once warm."""
-        return self._run(how)[1]
+    def run(self, how: Forward) -> tuple[Tensor, float]:
+        """Features [B, D] of the sample in float32 on the CPU, and seconds a picture once warm."""
+        size = min(how.batch if self.device.type == "cuda" else TIMED, -(-len(self.sample) // 2))
+        parts = list(self._inputs(len(self.sample)).split(size))
+        features, seconds = self._timed(how, parts)
+        whole = [each / size for each, part in zip(seconds, parts, strict=True) if len(part) == size]
+        return torch.cat(features), min(whole[1:] or whole)
 
-    def _run(self, how: Forward) -> tuple[Tensor, float]:
-        trunk = self.backbone.trunk
+    def _inputs(self, count: int) -> Tensor:
+        return torch.stack([self.sample[number][0] for number in range(count)])
+
+    def _timed(self, how: Forward, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
+        features, seconds = [], []
+        trunk, device = self.backbone.trunk, self.device
         with (
-            resting(trunk, self.backbone.preprocess, how, self.device),
+            resting(trunk, self.backbone.preprocess, how, device),
             torch.inference_mode(),
-            how.autocast(self.device),
+            how.autocast(device),
         ):
-            parts = [
-                part.to(self.device, memory_format=torch.channels_last)
-                for part in self.pictures.split(how.batch)
-            ]
-            trunk(parts[0])  # warms up
-            started = time.perf_counter()
-            found = torch.cat([trunk(part).float().cpu() for part in parts])  # waits for the device
-            return found, time.perf_counter() - started
+            for part in parts:
+                inputs = part.to(device, memory_format=torch.channels_last)
+                started = time.perf_counter()
+                features.append(trunk(inputs).float().cpu())  # waits for the device
+                seconds.append(time.perf_counter() - started)
+        return features, seconds
 
 
 class _Agreement:

@@ -179,6 +179,7 @@ class Regression:
         self.weights = rows.new_zeros(counts.shape[1], classes, rows.shape[1])
         self.path: deque[tuple[float, Tensor]] = deque(maxlen=2)  # strengths, and their optima
         self.history = History()
+        self.bends: Tensor | None = None  # mean second derivatives of the losses by the logits, [P, C]
         if truth.multi_label:
             having = counts.T @ self.truth.targets  # [P, C]
             self.open = (having > 0) & (having < sizes[:, None])
@@ -188,7 +189,7 @@ class Regression:
     def start_from(self, weights: Tensor) -> None:
         """Begin the next solution at the mean of other problems' weights [P', C, R]."""
         start = weights.mean(0).expand_as(self.weights)
-        self.weights = torch.where(self.open[:, :, None], start, self.weights)
+        self.weights, self.bends = torch.where(self.open[:, :, None], start, self.weights), None
 
     def solve(self, strength: float, tolerance: float) -> Tensor:
         """The optima [P, C, R] at this L2 strength, to within ``tolerance`` nats of the mean loss.
@@ -200,7 +201,10 @@ class Regression:
         penalty = strength * penalised
         if self.path:
             self.history.bend((strength - self.path[-1][0]) * penalised.flatten(1))
-        bends = self._curvatures().clamp_min(LEAST_CURVATURE)
+        if self.bends is None:
+            self._look(None)
+        assert self.bends is not None
+        bends = self.bends.clamp_min(LEAST_CURVATURE)
         inverse = 1 / (bends[:, :, None] * self.axes.spread.clamp_min(0) + penalty).clamp_min(1e-12)
         inverse = inverse * self.open[:, :, None]
         shape = self.weights.shape
@@ -213,7 +217,7 @@ class Regression:
 
         start = self._ahead(strength).flatten(1)
         found = minimise(evaluate, start, inverse.flatten(1), tolerance, self.history)
-        self.weights = found.view(shape)
+        self.weights, self.bends = found.view(shape), None
         self.path.append((strength, self.weights))
         return self.weights
 
@@ -226,11 +230,7 @@ class Regression:
 
     def logits(self, problem_of: Tensor) -> Tensor:
         """Logits [N, C] of each item under the problem with this number [N]; zeros where it is negative."""
-        found = self.axes.rows.new_zeros(len(problem_of), self.weights.shape[1])
-        for problem, weights in enumerate(self.weights):
-            own = problem_of == problem
-            found[own] = self.axes.rows[own] @ weights.T
-        return found
+        return self._look(problem_of)
 
     def _pass(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Losses [P] and their slopes [P, C, R], the penalty left out."""
@@ -243,17 +243,28 @@ class Regression:
             slopes.addmm_(bends.flatten(1).T, rows)
         return losses, slopes.view_as(weights) * self.open[:, :, None]
 
-    def _curvatures(self) -> Tensor:
-        """Mean second derivative of the loss by each class's logit, [P, C]."""
-        found = self.weights.new_zeros(self.weights.shape[:2])
-        for _, truth, shares, logits in self._walk(self.weights):
-            found += (truth.curvatures(logits) * shares[:, :, None]).sum(0)
-        return found
+    def _look(self, problem_of: Tensor | None) -> Tensor:
+        """Logits as :meth:`logits` gives them; on the way, how the losses bend at these weights."""
+        rows, classes = self.axes.rows, self.weights.shape[1]
+        problems = torch.full((len(rows),), -1) if problem_of is None else problem_of
+        problems = problems.to(rows.device)
+        found, bends = [], self.weights.new_zeros(self.weights.shape[:2])
+        places = problems.split(self._size())
+        for own, (_, truth, shares, logits) in zip(places, self._walk(self.weights), strict=True):
+            bends += (truth.curvatures(logits) * shares[:, :, None]).sum(0)
+            chosen = own.clamp_min(0)[:, None, None].expand(-1, 1, classes)
+            found.append(logits.gather(1, chosen)[:, 0] * (own >= 0)[:, None])
+        self.bends = bends
+        return torch.cat(found)
+
+    def _size(self) -> int:
+        """How many rows are looked at at a time."""
+        return max(1, ROWS // (self.weights.shape[0] * self.weights.shape[1]))
 
     def _walk(self, weights: Tensor) -> Iterator[tuple[Tensor, Truth, Tensor, Tensor]]:
         """A few rows at a time: these, their truth, their shares, and their logits [n, P, C]."""
         flat, rows = weights.flatten(0, 1), self.axes.rows
-        size = max(1, ROWS // len(flat))
+        size = self._size()
         for start in range(0, len(rows), size):
             some = slice(start, start + size)
             part = rows[some]

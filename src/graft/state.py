@@ -100,13 +100,16 @@ class State:
         after = self.plan.phases[self.position.phase + 1 :]
         return bool(after) and isinstance(after[0], Select)
 
-    def pictures(self, items: Items, augmentation: Preset = "none", *, flip: bool = True) -> Pictures:
+    def pictures(
+        self, items: Items, augmentation: Preset = "none", *, flip: bool = True, keep: bool = True
+    ) -> Pictures:
         return Pictures(
             items,
             self.backbone.preprocess,
             preset=augmentation,
             seed=mix(self.plan.seed, "views"),
             flip=flip,
+            keep=keep,
         )
 
     def begin_phase(self, phase: Phase) -> None:

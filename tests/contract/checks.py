@@ -17,11 +17,13 @@ import pytest
 import torch
 from models import COLOUR_ONLY
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from graft import surgery
 from graft.backbones import Backbone, load_backbone, rebuild, state_digest
 from graft.backbones.assembly import make_pictures
 from graft.errors import BackboneError
+from graft.reuse.split import find_split, split_trunk
 
 CLASSES = 7
 MOST_DISTURBED = 5  # stages that are disturbed, spread over the network: each costs a forward pass
@@ -33,6 +35,8 @@ class Outcome:
 
     stages: int
     cuttable: int  # stages that can be cut off from below
+    split: int  # the most stages that can run apart from those above
+    saved: float  # the share of multiplications that lie in these stages
     parameters: int
 
 
@@ -46,6 +50,7 @@ def check_backbone(name: str, size: int | None) -> Outcome:
     check_stages(backbone)
     check_disturbance(backbone, pictures)
     check_truncation(backbone, pictures)
+    split, saved = check_split(backbone, pictures)
     check_groups(backbone)
     check_round_trip(backbone, pictures)
     check_frozen(backbone, pictures)
@@ -55,6 +60,8 @@ def check_backbone(name: str, size: int | None) -> Outcome:
     return Outcome(
         stages=len(backbone.stages),
         cuttable=sum(stage.entry is not None for stage in backbone.stages),
+        split=split,
+        saved=saved,
         parameters=sum(p.numel() for p in backbone.trunk.parameters()),
     )
 
@@ -140,6 +147,26 @@ def check_truncation(backbone: Backbone, pictures: Tensor) -> None:
     above = {name for stage in backbone.stages[at:] for name in stage.parameters}
     assert torch.equal(run(lower, pictures), given[0]), "truncated output differs"
     assert not held & above, f"parameters above the cut are held: {list(held & above)[:3]}"
+
+
+def check_split(backbone: Backbone, pictures: Tensor) -> tuple[int, float]:
+    """Both parts of a network together give the features of the whole; how high it can be split."""
+    split = find_split(backbone, len(backbone.stages) - 1)
+    if split is None:
+        return 0, 0.0
+    trunk = backbone.trunk
+    with FlopCounterMode(display=False) as counter:
+        whole = run(trunk, pictures)
+    every = counter.get_total_flops()
+    with split_trunk(trunk, split, tuple(pictures.shape[1:])) as lower, torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            state = lower(pictures)
+        below = counter.get_total_flops()
+        assert tuple(state.shape) == (2, *split.row), tuple(state.shape)
+        parts = run(trunk, state)
+    assert torch.allclose(parts, whole, rtol=1e-5, atol=1e-5), "the parts give other features"
+    assert 0 <= below < every
+    return split.place, below / every
 
 
 def check_groups(backbone: Backbone) -> None:

@@ -28,12 +28,16 @@ Written by `python tests/contract/table.py`. All classification models of torchv
 every family of timm, with random weights. What is checked, for each: the classifier is found and
 replaced; the features are [B, D]; stages are in order of execution and hold every parameter exactly
 once; disturbing a stage (up to five, spread over the network) changes the features and leaves every
-activation below bit-identical; cut off in the middle it gives the same state; a frozen trunk is
+activation below bit-identical; cut off in the middle it gives the same state; split as high as it can
+be, both parts give the features of the whole to 1e-5; a frozen trunk is
 byte-identical after training steps, buffers included; a partly frozen one below what trains;
 optimiser groups hold what trains exactly once; 1 and 5 input channels work; weights saved and loaded
 into a rebuilt network give equal features.
 
 *Cut* is the number of stages that can be cut off from what lies below (one tensor carries the state).
+*Split* is the most stages that can run apart from those above, whose outcome is then kept; *below* the
+share of multiplications that lie in these stages, so that a phase that trains only what lies above need
+not repeat them.
 """
 
 
@@ -96,19 +100,20 @@ def render(rows: dict[str, dict[str, Any]]) -> str:
         HEADING,
         f"{passed} of {len(known)} pass; {len(EXCEPTIONS)} are not checked.",
         "",
-        "| backbone | pixels | stages | cut | trunk parameters | |",
-        "|---|---:|---:|---:|---:|---|",
+        "| backbone | pixels | stages | cut | split | below | trunk parameters | |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for name, size in sorted(list_models().items()):
         row = known[name]
         figures = (
-            f"{row['stages']} | {row['cuttable']} | {row['parameters']:,} | pass"
+            f"{row['stages']} | {row['cuttable']} | {row['split']} | {row['saved']:.0%} | "
+            f"{row['parameters']:,} | pass"
             if row["ok"]
-            else f"| | | fails: {row['why']}"
+            else f"| | | | | fails: {row['why']}"
         )
         remark = f" (3 channels only: {COLOUR_ONLY[name]})" if name in COLOUR_ONLY else ""
         lines.append(f"| {name} | {size or 'own'} | {figures}{remark} |")
-    lines += [f"| {n} | | | | | not checked: {why} |" for n, why in sorted(EXCEPTIONS.items())]
+    lines += [f"| {n} | | | | | | | not checked: {why} |" for n, why in sorted(EXCEPTIONS.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -48,3 +48,11 @@ def test_a_smaller_limit_frees_memory_at_once() -> None:
     assert store.held == 0
     store.get("a", lambda: picture(3))
     assert store.held == 0
+
+
+def test_what_is_not_to_be_kept_is_given_and_forgotten() -> None:
+    store = PixelStore(100)
+    assert store.get("a", lambda: picture(3), keep=False).size == (1, 3)
+    assert store.held == 0
+    kept = store.get("a", lambda: picture(4))
+    assert store.get("a", lambda: picture(5), keep=False) is kept

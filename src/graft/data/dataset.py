@@ -47,7 +47,8 @@ class Pictures(Dataset[Any]):
     A target is a class index, or a uint8 tensor [C] of a multi-label task.
 
     An ``int`` index gives the picture as in evaluation, a pair (number, view) a random view by
-    ``preset``, drawn from ``seed``; ``flip``: whether it may be mirrored.
+    ``preset``, drawn from ``seed``; ``flip``: whether it may be mirrored. ``keep``:
+    whether decoded pixels stay in memory, for the next time.
 
     Raises:
         DataError: when an item is taken that can no longer be read; the message names it.
@@ -58,6 +59,7 @@ class Pictures(Dataset[Any]):
     preset: Preset = "none"
     seed: int = 0
     flip: bool = True
+    keep: bool = True
 
     def __len__(self) -> int:
         return len(self.items)
@@ -100,7 +102,7 @@ class Pictures(Dataset[Any]):
             if not isinstance(source, Path | str | bytes):
                 return read()  # it is in memory as it is
             key = (items.digests[number], how.least_side, how.channels, items.max_value, items.max_pixels)
-            return pixel_store.get(key, read)
+            return pixel_store.get(key, read, keep=self.keep)
         except UnreadableImage as error:
             raise DataError(
                 f"{self.items.ids[number]} cannot be read any more: {error.reason}. It could be "

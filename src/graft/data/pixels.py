@@ -30,13 +30,15 @@ class PixelStore:
         self._pictures: OrderedDict[Hashable, Decoded] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, decode: Callable[[], Decoded]) -> Decoded:
-        """The picture known by ``key``; the first time, what ``decode`` gives."""
+    def get(self, key: Hashable, decode: Callable[[], Decoded], *, keep: bool = True) -> Decoded:
+        """The picture known by ``key``; the first time, what ``decode`` gives, kept where so asked."""
         with self._lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
                 return self._pictures[key]
         picture = decode()
+        if not keep:
+            return picture
         size = picture.pixels.nbytes
         with self._lock:
             if key not in self._pictures and size <= self.limit:
