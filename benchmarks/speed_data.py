@@ -31,7 +31,8 @@ SHORT = 256  # of the sides that a network of 224 wants
 
 def decode(options: argparse.Namespace) -> Iterator[Row]:
     """Photographs of 8 megapixels, down to the size that a network wants."""
-    files = [_large(path) for path in sorted(options.photos.rglob("*.jpg"))[:12]]
+    photos = sorted(path for path in options.photos.rglob("*") if path.is_file())
+    files = [_large(path) for path in photos[:12]]
     ours, theirs = [], []
     for _ in range(3):
         theirs.append(_timed(lambda: [_pillow(file) for file in files]))

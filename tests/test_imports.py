@@ -128,7 +128,7 @@ def test_libraries_are_imported_only_by_their_owners(library: str) -> None:
 @pytest.mark.parametrize(
     ("verb", "heavy"),
     [
-        ("--help", ["torch", "pydantic", "numpy", "PIL", "accelerate", "timm", "torchvision"]),
+        ("--help", ["rich", "torch", "pydantic", "numpy", "PIL", "accelerate", "timm", "torchvision"]),
         ("store", ["torch", "PIL", "accelerate", "timm", "torchvision"]),
     ],
 )

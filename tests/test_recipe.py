@@ -87,3 +87,10 @@ def test_every_key_that_is_listed_can_be_set() -> None:
 def test_what_other_tools_call_a_setting_leads_to_ours(setting: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         read_recipe(settings=[setting])
+
+
+def test_what_settings_exclude_is_said_in_our_words() -> None:
+    with pytest.raises(RecipeError) as told:
+        read_recipe(backbone="x/y", data__label=["a", "a"])
+    assert "data.label names a column twice." in str(told.value)
+    assert "value error" not in str(told.value)

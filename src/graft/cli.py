@@ -40,6 +40,8 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
+    rich_markup_mode=None,  # typer's rich help takes three times as long to come up
+    context_settings={"max_content_width": 108},
     help="Adapt a pretrained model to your own labelled data.",
     no_args_is_help=True,
     add_completion=False,
@@ -89,7 +91,7 @@ def train(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Adapt a backbone to labelled pictures: shows the plan, trains, and writes a bundle."""
+    """Adapt a backbone to labelled pictures: plan, training, bundle."""
     asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device, store_limit)
     from graft.progress import reading
     from graft.runs import choose_run
@@ -104,7 +106,7 @@ def train(
 
 @app.command()
 def resume(run: RunFolder, as_json: Json = False) -> None:
-    """Go on with a run that was interrupted; it ends as if it had never been."""
+    """Go on with an interrupted run, as if it had never stopped."""
     from graft.bundle import load_bundle
     from graft.progress import reading
     from graft.runs import open_run
@@ -166,7 +168,7 @@ def predict(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Label pictures, with the probability of every class; unreadable ones are reported."""
+    """Label pictures, with the probability of every class."""
     from graft.bundle import load_bundle
     from graft.errors import RecipeError
     from graft.files import write_text
@@ -230,7 +232,7 @@ def run_demo(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Adapt the bundled backbone to scanned digits: probe, fine-tuned, and from scratch."""
+    """Try it on scanned digits: probe, fine-tuned, from scratch."""
     from graft.bundle import load_bundle
     from graft.demo import STRATEGIES, make_demo
     from graft.runs import choose_run
@@ -294,7 +296,7 @@ def inspect(
     weights: Weights = None,
     as_json: Json = False,
 ) -> None:
-    """Print a backbone's parts: children, head, stages with their sizes, preprocessing."""
+    """Print a backbone's parts: head, stages, sizes, preprocessing."""
     from graft.backbones import load_backbone
     from graft.backbones.catalog import describe
     from graft.catalog_tables import show_description
@@ -312,7 +314,7 @@ def show_store(
     yes: Annotated[bool, typer.Option("--yes", help="Clear without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List what is kept of what frozen stages made, or remove it; runs make it anew where they need it."""
+    """List what is kept of what frozen stages made, or remove it."""
     from graft.reuse.inventory import clear_store, list_uses, store_folder
     from graft.store_table import gigabytes, uses_table
 

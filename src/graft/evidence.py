@@ -146,7 +146,8 @@ def measure_evidence(
     None where nothing can be told: every class has a single item. ``progress`` is called with (pictures
     that passed, all that will). What was seen is kept in ``store``, so that a second look is quick.
     """
-    items = _sample(splits.train, splits.task, seed)
+    most = max(MOST, FEWEST_A_CLASS * splits.task.classes)
+    items = splits.train.sample(most, mix(seed, "evidence"))
     has_norms = bool(plain_norms(backbone.trunk))
     passes = _Passes(len(items) * (LOOKS if has_norms else 2), progress)
 
@@ -367,14 +368,6 @@ def _depths(stages: Sequence[Stage]) -> list[tuple[str, str]]:
     wanted = min(DEPTHS - 1, len(visible))
     places = sorted({round(each) for each in np.linspace(0, len(visible) - 1, wanted)}) if wanted else []
     return [*(visible[place] for place in places), (stages[-1].name, "")]
-
-
-def _sample(items: Items, task: Task, seed: int) -> Items:
-    most = max(MOST, FEWEST_A_CLASS * task.classes)
-    if len(items) <= most:
-        return items
-    order = np.random.default_rng(mix(seed, "evidence")).permutation(len(items))
-    return items.select(sorted(order[:most].tolist()))
 
 
 def _uncertainty(targets: NDArray[np.integer[Any]]) -> float:

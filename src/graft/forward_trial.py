@@ -74,8 +74,7 @@ def choose_forward(
 def _choose(backbone: Backbone, items: Items, numerics: Numerics, passes: int, seed: int) -> Choice | None:
     device, plain = torch.device(numerics.device), numerics.forward
     most = 2 * max([TIMED, *SIZES.get(device.type, ())])
-    order = np.random.default_rng(mix(seed, "forward trial")).permutation(len(items))
-    sample = Pictures(items.select(sorted(order[:most].tolist())), backbone.preprocess)
+    sample = Pictures(items.sample(most, mix(seed, "forward trial")), backbone.preprocess)
     trial = _Trial(backbone, device, sample)
     if passes * len(items) * trial.first(plain) < WORTHWHILE:
         return None

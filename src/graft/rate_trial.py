@@ -14,7 +14,6 @@ import contextlib
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,9 +54,10 @@ def try_rates(
     kept, held, _ = split_off(splits.train, splits.task.labels, SHARE, mix(recipe.seed, "rate trial"))
     batch_size = recipe.train.batch_size
     # One epoch of them at most.
-    seen = _sample(splits.train.select(kept), TRIAL_STEPS * batch_size, recipe.seed)
+    drawn = mix(recipe.seed, "rate trial items")
+    seen = splits.train.select(kept).sample(TRIAL_STEPS * batch_size, drawn)
     part = replace(splits, train=seen, val=None, test=None)
-    measured = _sample(splits.train.select(held), MOST_ITEMS, recipe.seed)
+    measured = splits.train.select(held).sample(MOST_ITEMS, drawn)
     epochs = math.ceil(TRIAL_STEPS / steps_in_epoch(len(seen), batch_size))
     logits: dict[float, Tensor] = {}
     for number, rate in enumerate(trying.rates):
@@ -119,8 +119,3 @@ def _right(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
 def _targets(items: Items) -> Tensor:
     assert items.targets is not None
     return torch.from_numpy(items.targets)
-
-
-def _sample(items: Items, most: int, seed: int) -> Items:
-    order = np.random.default_rng(mix(seed, "rate trial items")).permutation(len(items))
-    return items.select(sorted(order[:most].tolist()))

@@ -294,5 +294,7 @@ def _explain(problem: Any) -> str:
         near = f" Did you mean {meant!r}?" if meant in known else suggest(key, known)
         hint = near or f" The keys are: {', '.join(known)}."
         return f"There is no recipe key {key!r}.{hint}"
+    if problem["type"] == "value_error":  # one of ours, which names what it is about
+        return f"{problem['ctx']['error']}."
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key} = {problem['input']!r}: {message}."

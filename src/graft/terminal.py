@@ -110,7 +110,7 @@ def _solve_lines(step: Solve, plan: Plan) -> list[str]:
         f"solves the head: {_share(head, plan)}; every stage frozen",
         *_adaptation(step.adapt, plan),
         "one pass of all training pictures, as they are",
-        f"best of {len(step.strengths)} strengths by {step.folds}-fold cross-validation",
+        f"best of up to {len(step.strengths)} strengths by {step.folds}-fold cross-validation",
     ]
 
 

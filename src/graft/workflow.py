@@ -140,8 +140,6 @@ def prepare(
     check(recipe, loaded)
     splits = read_splits(recipe, loaded, data, progress)
     loaded = fit_preprocess(loaded, recipe, splits)
-    if decides_by_evidence(recipe):
-        make_plan(recipe, loaded, splits)  # what cannot be done is refused before time goes into measuring
     forward = try_forward(recipe, loaded, splits)
     evidence = measure(recipe, loaded, splits, progress, forward)
     return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits, evidence, forward), evidence)

@@ -77,6 +77,12 @@ class Items:
             digests=tuple(self.digests[i] for i in picked),
         )
 
+    def sample(self, most: int, seed: int) -> Items:
+        """At most ``most`` of the items, drawn by ``seed``, in their order."""
+        if len(self) <= most:
+            return self
+        return self.select(sorted(np.random.default_rng(seed).permutation(len(self))[:most].tolist()))
+
 
 @dataclass(frozen=True)
 class Problem:
