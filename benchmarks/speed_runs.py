@@ -113,6 +113,7 @@ def _run(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[float, 
         recipe = graft.read_recipe(
             data__path=str(options.cifar), device="cpu", data__validation=0.0, **settings
         )
+        graft.load_backbone(recipe)  # what it imports is left out, as it is for the peer
         started = time.perf_counter()
         prepared = prepare(recipe)
         before = time.perf_counter() - started

@@ -21,6 +21,7 @@ from graft.data.dataset import Pictures
 from graft.data.items import Items
 from graft.numerics import Forward
 from graft.recipe import DataSettings
+from graft.reuse import states as states_module
 from graft.reuse import store as store_module
 from graft.reuse.split import find_split, split_trunk
 from graft.reuse.states import Lower, States, open_space
@@ -295,6 +296,20 @@ def test_another_precision_or_reading_shares_nothing(tmp_path: Path) -> None:
     run_through(maker.states(precision="bf16"), every())
     assert maker.computed == len(ITEMS)
     run_through(maker.states(replace(ITEMS, max_value=4095.0)), every())
+    assert maker.computed == len(ITEMS)
+
+
+@pytest.mark.parametrize("library", ["torch", "torchvision", "pillow"])
+def test_another_version_of_a_library_shares_nothing(
+    tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = Maker(tmp_path)
+    expected = run_through(maker.states(), every())
+    known = states_module.version
+    monkeypatch.setattr(states_module, "version", lambda name: "9.9.9" if name == library else known(name))
+    maker.states()  # the noise
+    maker.computed = 0
+    assert equal(run_through(maker.states(), every()), expected)
     assert maker.computed == len(ITEMS)
 
 

@@ -187,6 +187,44 @@ def test_a_kill_at_any_time_leaves_whole_chunks(tmp_path: Path) -> None:
         assert (value == sum(key.encode())).all()
 
 
+def test_several_processes_fill_one_space(tmp_path: Path) -> None:
+    """The same rows from each, in small chunks and at the same time; a limit makes them remove some."""
+    program = textwrap.dedent(
+        """
+        import sys, torch
+        from pathlib import Path
+        from graft.reuse.store import Store
+        space = Store(Path(sys.argv[1]), 400_000).space({"what": "rows"}, {"backbone": "tiny/net"})
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for number in range(60):
+            key = f"key {number}"
+            found = space.read([key]).get(key)
+            assert found is None or (found == sum(key.encode())).all()
+            space.add({key: torch.full((40, 50), float(sum(key.encode())))})
+            space.flush()
+            space.refresh()
+        """
+    )
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    pipe = subprocess.PIPE
+    children = [subprocess.Popen(words, stdin=pipe, stdout=pipe) for _ in range(2)]
+    for child in children:
+        assert child.stdout is not None
+        child.stdout.readline()
+    for child in children:  # both are ready: now
+        assert child.stdin is not None
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+    for child in children:
+        child.communicate(timeout=120)
+        assert child.returncode == 0
+    keys = [f"key {number}" for number in range(60)]
+    found = space(tmp_path, 400_000).read(keys)
+    assert found
+    assert all(torch.equal(value, row(key)) for key, value in found.items())
+
+
 def test_what_is_in_the_store_is_told_and_cleared(tmp_path: Path) -> None:
     assert list_uses(tmp_path) == []
     fill(space(tmp_path), ["a", "b"])
