@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -46,8 +47,7 @@ def probe(options: argparse.Namespace) -> Iterator[Row]:
     train = options.cifar / "train"
     loop = _timed(lambda: plain_epoch(train))
     with tempfile.TemporaryDirectory() as folder:
-        words = ["train", str(train), "--backbone", "torchvision/resnet50:none", "--strategy", "probe"]
-        words += ["--set", "head_init=solved"]  # of random weights too
+        words = ["train", str(train), "--strategy", "probe", *_drawn_weights(Path(folder))]
         command = _timed(lambda: run_graft([*words, "--out", f"{folder}/run"], Path(folder)))
     ratio = 20 * loop / command
     yield {
@@ -63,9 +63,10 @@ def probe(options: argparse.Namespace) -> Iterator[Row]:
 
 def forward(options: argparse.Namespace) -> Iterator[Row]:
     """The features of that probe, start-up and trial left out, beside a bare pass over decoded tensors."""
-    prepared = prepare(
-        _recipe(options.cifar / "train", "torchvision/resnet50:none", strategy="probe", head_init="solved")
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        _, backbone, _, weights = _drawn_weights(Path(folder))
+        train = options.cifar / "train"
+        prepared = prepare(_recipe(train, backbone, strategy="probe", weights=weights))
     pictures = Pictures(prepared.splits.train, prepared.backbone.preprocess)
     tensors = torch.stack([pictures[number][0] for number in range(len(pictures))])
     best = min(_settings(), key=lambda how: bare_pass(prepared, tensors[:64], how))
@@ -301,6 +302,12 @@ def _recipe(folder: Path, backbone: str, **settings: Any) -> graft.Recipe:
 
 def _parts(prepared: Prepared) -> tuple[Any, Any, Plan]:
     return prepared.backbone, prepared.splits, prepared.plan
+
+
+def _drawn_weights(folder: Path) -> list[str]:
+    """A file of random weights: what has no pretrained weights gets no solved head."""
+    save_file(resnet50().state_dict(), folder / "resnet50.safetensors")
+    return ["--backbone", "torchvision/resnet50", "--weights", str(folder / "resnet50.safetensors")]
 
 
 def _spread(count: int, wanted: int) -> list[int]:

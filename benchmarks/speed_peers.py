@@ -66,10 +66,7 @@ def trainer(network: nn.Module, data: TensorDataset, batch: int, tick: Callable[
 
 
 def fastai(network: nn.Module, data: TensorDataset, batch: int, tick: Callable[[], None]) -> None:
-    from fastai.callback.core import Callback
-    from fastai.data.core import DataLoaders
-    from fastai.learner import Learner
-    from fastai.losses import CrossEntropyLossFlat
+    from fastai.vision.all import Callback, CrossEntropyLossFlat, DataLoaders, Learner
 
     class Clock(Callback):
         def after_batch(self) -> None:
