@@ -321,7 +321,7 @@ def test_a_network_that_gives_nonsense_is_refused_in_words() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 def test_the_middle_is_never_the_top(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = _Look(make_tiny().trunk, make_tiny(), coloured(12).train, coloured(12).task, None, 0, None)
+    look = _Look(make_tiny().trunk, make_tiny(), coloured(12).train, coloured(12).task, None, 0, None, None)
     look.__dict__["states"] = [torch.randn(12, 3) for _ in range(count)]
     seen: list[int] = []
     monkeypatch.setattr(_Look, "probe", lambda _, place: seen.append(place))

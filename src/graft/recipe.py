@@ -294,7 +294,10 @@ def _explain(problem: Any) -> str:
         near = f" Did you mean {meant!r}?" if meant in known else suggest(key, known)
         hint = near or f" The keys are: {', '.join(known)}."
         return f"There is no recipe key {key!r}.{hint}"
-    if problem["type"] == "value_error":  # one of ours, which names what it is about
-        return f"{problem['ctx']['error']}."
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    if problem["type"] == "value_error":  # one of ours
+        message = str(problem["ctx"]["error"])
+        if isinstance(problem["input"], dict):  # of several settings together, which it names
+            return f"{message}."
+    else:
+        message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key} = {problem['input']!r}: {message}."

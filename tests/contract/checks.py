@@ -155,6 +155,7 @@ def check_split(backbone: Backbone, pictures: Tensor) -> tuple[int, float]:
     if split is None:
         return 0, 0.0
     trunk = backbone.trunk
+    surgery.freeze(trunk)  # the counter follows gradients, and fails on views of parameters made without
     with FlopCounterMode(display=False) as counter:
         whole = run(trunk, pictures)
     every = counter.get_total_flops()
@@ -166,6 +167,7 @@ def check_split(backbone: Backbone, pictures: Tensor) -> tuple[int, float]:
         parts = run(trunk, state)
     assert torch.allclose(parts, whole, rtol=1e-5, atol=1e-5), "the parts give other features"
     assert 0 <= below < every
+    surgery.unfreeze(trunk)
     return split.place, below / every
 
 
