@@ -37,7 +37,7 @@ def by_hand(splits: Splits) -> dict[str, Tensor]:
     """Mean and variance that each batch-norm sees when all training pictures pass as one batch."""
     backbone = make_tiny()
     plan = make_plan(read_recipe(**BASE), backbone, splits)
-    pictures = State(backbone, splits, plan, None).pictures(splits.train)
+    pictures = State(backbone, splits, plan, None).inputs(splits.train)
     values = torch.stack([pictures[item][0] for item in range(len(splits.train))])
     found = {}
     with torch.no_grad():

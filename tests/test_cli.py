@@ -192,7 +192,7 @@ def test_the_store_is_told_and_cleared(
     assert below["top"]["about"] == {
         "backbone": "tiny/net:own",
         "below": "top",
-        "pixels": [8, 8],
+        "input": [8, 8],
         "precision": "fp32",
     }
     size = sum(path.stat().st_size for path in store.rglob("*.safetensors"))

@@ -158,7 +158,7 @@ def test_decoding_is_measured_though_the_pictures_are_in_memory(photos: Path, sl
     backbone, splits = make_tiny(), read_splits(photos, DataSettings(), seed=0)
     run = State(backbone, splits, plan_for(backbone, splits), None)
     for item in range(len(splits.train)):
-        run.pictures(splits.train)[item]
+        run.inputs(splits.train)[item]
     assert pixel_store.held > 0
     reading = Reading.measured(run)
     assert reading.stays

@@ -160,7 +160,7 @@ def test_watching_sees_what_enters_a_module_and_leaves_no_hook() -> None:
     assert entry is not None
     with watching(backbone.trunk, [entry]) as seen:
         backbone.trunk(torch.rand(2, 3, 8, 8))
-    assert seen[0].shape == (2, 12)
+    assert seen.take(0).shape == (2, 12)
     assert not backbone.trunk.get_submodule(entry)._forward_pre_hooks
 
 

@@ -44,7 +44,7 @@ def test_what_gains_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found is not None
     assert found.forward == Forward(folded=True)
     assert found.gain == pytest.approx(1.6)
-    assert "batch-norms folded, 32 pictures at a time: 1.60 times" in found.note
+    assert "batch-norms folded, 32 items at a time: 1.60 times" in found.note
 
 
 def test_what_gains_too_little_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

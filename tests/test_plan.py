@@ -273,7 +273,7 @@ def test_processes_cut_a_batch_like_accumulation_does(monkeypatch: pytest.Monkey
     recipe = read_recipe(device="cpu", train__batch_size=8, train__accumulate=3)
     with pytest.raises(RecipeError, match=r"into 12 parts .*4 processes"):
         check(recipe, TINY["pretrained"])
-    with pytest.raises(DataError, match="3 training pictures are too few for 4 processes"):
+    with pytest.raises(DataError, match="3 training items are too few for 4 processes"):
         plan_for(TINY["pretrained"], small_splits(1))
 
 

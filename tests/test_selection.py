@@ -74,7 +74,7 @@ def loss_with(splits: Splits, trained: Trained, weights: dict[str, Tensor]) -> f
     run.model.load_state_dict(trained.model.state_dict())
     run.load_values(weights)
     assert splits.val is not None
-    logits = forward_all(run.model, run.pictures(splits.val), torch.device("cpu"))
+    logits = forward_all(run.model, run.inputs(splits.val), torch.device("cpu"))
     return float(splits.task.losses(logits, torch.from_numpy(splits.val.targets)).double().mean())
 
 
@@ -324,7 +324,7 @@ def test_the_temperature_is_fitted_for_what_was_kept(splits: Splits) -> None:
     assert trained.calibrated is not None
     assert splits.val is not None
     run = State(make_tiny(), splits, trained.plan, None)
-    logits = forward_all(trained.model, run.pictures(splits.val), torch.device("cpu"))
+    logits = forward_all(trained.model, run.inputs(splits.val), torch.device("cpu"))
     expected = fit_temperature(splits.task, logits, torch.from_numpy(splits.val.targets))
     assert trained.calibrated["temperature"] == pytest.approx(expected, rel=1e-4)
     assert trained.calibrated["n"] == 6

@@ -99,7 +99,7 @@ def take_step(stepper: Stepper, number: int = 0) -> float:
     run = stepper.run
     run.position = replace(run.position, step=number)
     batch = list(range(0, 24, 3))
-    pictures = run.pictures(run.splits.train)
+    pictures = run.inputs(run.splits.train)
     tensors = torch.stack([pictures[item][0] for item in batch])
     assert run.splits.train.targets is not None
     return stepper.step(batch, tensors, torch.from_numpy(run.splits.train.targets[batch]))
@@ -320,7 +320,7 @@ def batch_of(backbone: Backbone, splits: Splits) -> tuple[Tensor, Tensor]:
     """Log-probabilities and targets of the batch of ``take_step``, before the step."""
     with ready(backbone, splits) as stepper:
         run = stepper.run
-        pictures = run.pictures(run.splits.train)
+        pictures = run.inputs(run.splits.train)
         tensors = torch.stack([pictures[item][0] for item in range(0, 24, 3)])
         with torch.no_grad():
             logs = run.model(tensors).log_softmax(1)
@@ -367,7 +367,7 @@ def test_sets_of_labels_are_mixed_as_rows(backbone: Backbone, kind: str) -> None
     with ready(backbone, splits, **{f"train__{kind}": 1.0}) as stepper:
         run, strengths = stepper.run, {"mixup": 0.0, "cutmix": 0.0, kind: 1.0}
         batch = list(range(0, 24, 3))
-        tensors = torch.stack([run.pictures(splits.train)[item][0] for item in batch])
+        tensors = torch.stack([run.inputs(splits.train)[item][0] for item in batch])
         rows = torch.from_numpy(splits.train.targets[batch]).float()
         for number in range(2):
             with torch.no_grad(), seeded(mix(run.plan.seed, 0, number, 0), torch.device("cpu")):

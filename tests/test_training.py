@@ -250,7 +250,7 @@ def test_features_that_are_not_finite_name_their_pictures(splits: Splits) -> Non
             return self.conv(pictures).mean(dim=(2, 3)) / (pictures.mean(dim=(1, 2, 3)) > 0)[:, None]
 
     backbone = from_module(Dividing(), preprocess=make_tiny().preprocess, head=None)
-    with pytest.raises(TrainingError, match=r"not finite for \d+ of 24 pictures \(item \d+"):
+    with pytest.raises(TrainingError, match=r"not finite for \d+ of 24 items \(item \d+"):
         fit(backbone, splits, plan_for(backbone, splits, strategy="probe"))
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from graft.bundle import load_bundle as load_bundle
     from graft.bundle import make_bundle as make_bundle
     from graft.data.items import Splits as Splits
+    from graft.embedding import embed as embed
+    from graft.embedding import read_embedding as read_embedding
     from graft.errors import BackboneError as BackboneError
     from graft.errors import BundleError as BundleError
     from graft.errors import DataError as DataError
@@ -81,6 +83,7 @@ _HOMES = {
     "backbones.contract": ("Backbone", "Preprocess", "Source", "Stage"),
     "bundle": ("Bundle", "load_bundle", "make_bundle"),
     "data.items": ("Splits",),
+    "embedding": ("embed", "read_embedding"),
     "errors": (
         "BackboneError",
         "BundleError",

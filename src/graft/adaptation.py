@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from graft import records
 from graft.batchnorm import plain_norms
+from graft.data.dataset import Pictures
 from graft.inference import collect_statistics
 from graft.records import Record
 from graft.state import State
@@ -27,10 +28,12 @@ def adapt_statistics(run: State, stages: Sequence[str]) -> Iterator[Record]:
     norms = plain_norms(run.model.trunk, {leaf for stage in todo for leaf in stage.modules})
     if norms:
         yield records.Started(run.position.phase, "batch-norm statistics", len(items))
+        pictures = run.inputs(items)
+        assert isinstance(pictures, Pictures)  # networks of texts have no batch-norms
         passing = collect_statistics(
             run.model.trunk,
             norms,
-            run.pictures(items),
+            pictures,
             run.engine.device,
             seed=run.plan.seed,
             workers=run.plan.numerics.workers,

@@ -2,6 +2,7 @@
 
     weights.safetensors   the whole model, trunk and head
     golden.safetensors    two inputs and their logits: every load proves that it computes the same
+    tokenizer.json        of texts: the tokenizer, as the library tokenizers writes it
     graft.json            task, head, preprocessing, source, plan, metrics, versions, hash of each file
 
 A bundle is saved atomically and loaded without executing anything from it: the network is built by
@@ -11,6 +12,7 @@ This module knows nothing of training or planning; the plan is kept as plain val
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Collection
@@ -26,7 +28,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graft.backbones import from_module, rebuild
-from graft.backbones.contract import Backbone, Factory, Preprocess, Source
+from graft.backbones.contract import Backbone, Encoding, Factory, Intake, Preprocess, Source
+from graft.data.items import Items, Text
+from graft.data.texts import Texts
 from graft.data.transforms import preprocess as prepare_picture
 from graft.errors import FAILED, BundleError, DataError
 from graft.files import new_folder, read_json, sha256_file, write_json
@@ -41,7 +45,7 @@ from graft.task import Task
 
 FORMAT = 2  # 2: temperature, thresholds and views belong to what a prediction is
 MANIFEST = "graft.json"
-WEIGHTS, GOLDEN = "weights.safetensors", "golden.safetensors"
+WEIGHTS, GOLDEN, TOKENIZER = "weights.safetensors", "golden.safetensors", "tokenizer.json"
 GOLDEN_TOLERANCE = 1e-3  # absolute and relative; other machines round differently
 
 
@@ -56,12 +60,16 @@ class Bundle:
     model: Model
     task: Task
     head: Head
-    preprocess: Preprocess
+    preprocess: Intake
     source: Source
     plan: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     tta: Views = "none"
+
+    @property
+    def takes_text(self) -> bool:
+        return isinstance(self.preprocess, Encoding)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -73,11 +81,12 @@ class Bundle:
     ) -> Predictions:
         """Labels and probabilities of pictures: a path, several paths, folders, or arrays.
 
+        Of texts: strings, pairs of strings, or the ``Path`` of a table or of a file with a text a line.
         Unreadable files are reported in the result, and the others done. ``settings`` say how data is
         read, as in a recipe.
 
         Raises:
-            DataError: no picture is found at all.
+            DataError: nothing is found at all.
             RecipeError: a setting of no effect.
         """
         return predict_items(
@@ -98,9 +107,9 @@ class Bundle:
         settings: DataSettings | None = None,
         trained_on: Collection[str] = (),
     ) -> Metrics | MultiLabelMetrics:
-        """How good the bundle is on labelled pictures: a folder of class folders, a table, arrays.
+        """How good the bundle is on labelled data: a folder of class folders, a table, arrays.
 
-        ``trained_on``: digests (sha256) of pictures that trained it; how many of them are met is told.
+        ``trained_on``: digests (sha256) of items that trained it; how many of them are met is told.
 
         Raises:
             DataError: the data cannot be read, or has a class that the bundle does not know.
@@ -140,24 +149,30 @@ class Bundle:
     def _write(self, folder: Path) -> None:
         model = self.model.cpu().eval()
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
-        inputs = _golden_inputs(self.preprocess)
+        inputs = self.preprocess.noise(2, mix("golden"))
         with torch.inference_mode():
             logits = model(inputs).float()
         if not all(torch.isfinite(value).all() for value in (*state.values(), logits)):
             raise BundleError("The bundle was not written: its values are not finite.")
         save_file(_unshared(state), folder / WEIGHTS)
         save_file({"inputs": inputs.contiguous(), "logits": logits.contiguous()}, folder / GOLDEN)
+        files = [WEIGHTS, GOLDEN]
+        if isinstance(self.preprocess, Encoding):
+            (folder / TOKENIZER).write_text(self.preprocess.tokenizer, encoding="utf-8")
+            files.append(TOKENIZER)
         values = {
             "format": FORMAT,
             "task": self.task.to_dict(),
             "head": self.head.to_dict(),
-            "preprocess": self.preprocess.to_dict(),
+            (
+                "encoding" if isinstance(self.preprocess, Encoding) else "preprocess"
+            ): self.preprocess.to_dict(),
             "source": _source_values(self.source),
             "plan": self.plan,
             "metrics": self.metrics,
             "tta": self.tta,
             "provenance": provenance(),
-            "files": {name: sha256_file(folder / name) for name in (WEIGHTS, GOLDEN)},
+            "files": {name: sha256_file(folder / name) for name in files},
         }
         write_json(folder / MANIFEST, values | {"digest": _digest(values)})
 
@@ -222,14 +237,14 @@ def find_bundle(path: Path) -> Path:
 
 def provenance() -> dict[str, str]:
     """What the result was made with."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    names = ("graft-ml", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{name: version(name) for name in names},
-    }
+    names = ("graft-ml", "torch", "torchvision", "timm", "transformers", "accelerate", "numpy", "pillow")
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):  # what is optional
+            found[name] = version(name)
+    return {"python": platform.python_version(), "platform": platform.platform(), **found}
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -253,13 +268,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _describe(values: dict[str, Any], folder: Path) -> Bundle:
     """The bundle without its model; every value of the type that it must have."""
     try:
-        for name in (WEIGHTS, GOLDEN):
+        texts = "encoding" in values
+        for name in (WEIGHTS, GOLDEN, *([TOKENIZER] if texts else [])):
             TypeAdapter(str).validate_python(values["files"][name])
         stored = Bundle(
             model=Model(nn.Identity(), nn.Identity()),
             task=TypeAdapter(Task).validate_python(values["task"]),
             head=TypeAdapter(Head).validate_python(values["head"]),
-            preprocess=TypeAdapter(Preprocess).validate_python(values["preprocess"]),
+            preprocess=_read_encoding(values, folder)
+            if texts
+            else TypeAdapter(Preprocess).validate_python(values["preprocess"]),
             source=TypeAdapter(Source).validate_python(values["source"]),
             plan=TypeAdapter(dict[str, Any]).validate_python(values["plan"]),
             metrics=TypeAdapter(dict[str, Any]).validate_python(values["metrics"]),
@@ -276,11 +294,24 @@ def _describe(values: dict[str, Any], folder: Path) -> Bundle:
     return stored
 
 
+def _read_encoding(values: dict[str, Any], folder: Path) -> Encoding:
+    """The tokenizer beside the manifest, which is what the manifest says."""
+    file, told = folder / TOKENIZER, dict(values["encoding"])
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"Cannot read {file}: {getattr(error, 'strerror', None) or error}.") from None
+    if sha256_file(file) != values["files"][TOKENIZER]:
+        raise BundleError(f"{file} is damaged: its content does not match its hash.")
+    del told["tokenizer"]
+    return TypeAdapter(Encoding).validate_python({**told, "tokenizer": text})
+
+
 def _build(stored: Bundle, factory: Factory | None, folder: Path) -> Model:
     """The network as its adapter makes it, weights still random."""
     own = _make_own(stored, factory) if stored.source.library == "plain" else None
     try:
-        trunk = rebuild(stored.source).trunk if own is None else own
+        trunk = rebuild(stored.source, stored.preprocess).trunk if own is None else own
         return Model(trunk, stored.head.build(seed=0))
     except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
         # Options and sizes that no network has.
@@ -328,20 +359,22 @@ def _fill(model: Model, tensors: dict[str, Tensor], folder: Path) -> None:
     model.eval()
 
 
-def _prove(model: Model, preprocess: Preprocess, golden: dict[str, Tensor], folder: Path) -> None:
-    """The network computes what it did when it was saved, of pictures as they are prepared."""
-    shape = (preprocess.channels, *preprocess.size)
+def _prove(model: Model, intake: Intake, golden: dict[str, Tensor], folder: Path) -> None:
+    """The network computes what it did when it was saved, of items as they are prepared."""
     try:
-        ready = prepare_picture(torch.zeros(preprocess.channels, 8, 8, dtype=torch.uint8), preprocess)
+        ready = _prepared(intake)
+        shape = tuple(intake.noise(1).shape[1:])
         with torch.inference_mode():
             logits = model(golden["inputs"]).float()
         worst = float((logits - golden["logits"]).abs().max())
         fits = golden["inputs"].shape == (2, *shape) and golden["logits"].shape == logits.shape
         fits = fits and golden["logits"].dtype == logits.dtype
+        if isinstance(intake, Preprocess):
+            fits = fits and tuple(ready.shape[1:]) == shape and bool(torch.isfinite(ready).all())
     except (DataError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(f"{folder} does not fit together: {error}") from None
-    if not fits or tuple(ready.shape) != shape or not torch.isfinite(ready).all():
-        raise BundleError(f"{folder} does not fit together: its proof is of other pictures.")
+    if not fits:
+        raise BundleError(f"{folder} does not fit together: its proof is of other inputs.")
     if not torch.allclose(logits, golden["logits"], rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
         raise BundleError(
             f"{folder} does not compute what it did when it was saved (logits differ by {worst:.2g}): "
@@ -349,10 +382,14 @@ def _prove(model: Model, preprocess: Preprocess, golden: dict[str, Tensor], fold
         )
 
 
-def _golden_inputs(preprocess: Preprocess) -> Tensor:
-    """Two inputs as normalised pictures are distributed, the same for every bundle of a size."""
-    generator = torch.Generator().manual_seed(mix("golden"))
-    return torch.randn(2, preprocess.channels, *preprocess.size, generator=generator)
+def _prepared(intake: Intake) -> Tensor:
+    """A small item as it is prepared for the network, as a batch of one."""
+    if isinstance(intake, Preprocess):
+        picture = torch.zeros(intake.channels, 8, 8, dtype=torch.uint8)
+        return prepare_picture(picture, intake).unsqueeze(0)
+    items = Items((Text("A word."),), ("",), None, ("",))
+    ((inputs, _, _),) = Texts(items, intake).batches([[0]])
+    return inputs
 
 
 def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:

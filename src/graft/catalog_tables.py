@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from graft.backbones.catalog import Description, ModelInfo, Part
+from graft.backbones.contract import Encoding, Intake
 
 
 def models_table(models: Sequence[ModelInfo]) -> Table:
@@ -45,8 +46,14 @@ def show_description(console: Console, found: Description) -> None:
     console.print(_parts("Stage, input to top", "Begins at", found.stages, found.parameters))
     for name in found.unused[:5]:
         console.print(f"Unused   {escape(name)}")
-    how = found.preprocess
-    console.print(
+    console.print(_intake(found.preprocess))
+
+
+def _intake(how: Intake) -> str:
+    """How items become inputs, in one line."""
+    if isinstance(how, Encoding):
+        return f"Texts    up to {how.max_length} tokens of {how.vocabulary:,}"
+    return (
         f"Pictures resize {how.resize}, centre crop {how.size}, {how.interpolation}; "
         f"mean {_values(how.mean)}, deviation {_values(how.std)}"
     )

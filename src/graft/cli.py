@@ -72,7 +72,8 @@ StoreLimit = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a bundle's.")]
 Data = Annotated[
-    str | None, typer.Argument(metavar="DATA", help="Folder of class folders, or a table of paths.")
+    str | None,
+    typer.Argument(metavar="DATA", help="Folder of class folders, or a table of paths or texts."),
 ]
 
 
@@ -91,7 +92,7 @@ def train(
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Adapt a backbone to labelled pictures: plan, training, bundle."""
+    """Adapt a backbone to labelled pictures or texts: plan, training, bundle."""
     asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device, store_limit)
     from graft.progress import reading
     from graft.runs import choose_run
@@ -158,7 +159,13 @@ def show_planned(
 @app.command()
 def predict(
     run: RunFolder,
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    items: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Pictures, or folders of them; of texts: tables, or files with one a line."),
+    ] = None,
+    texts: Annotated[
+        list[str] | None, typer.Option("--text", help="A text itself.", metavar="TEXT")
+    ] = None,
     style: Annotated[
         str | None, typer.Option("--format", help="table, jsonl or csv.", metavar="FORMAT")
     ] = None,
@@ -168,7 +175,7 @@ def predict(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Label pictures, with the probability of every class."""
+    """Label pictures or texts, with the probability of every class."""
     from graft.bundle import load_bundle
     from graft.errors import RecipeError
     from graft.files import write_text
@@ -179,7 +186,11 @@ def predict(
     if style and as_json:
         raise RecipeError("--json prints one JSON object; leave --format out, or --json.")
     asked = _reading_recipe(recipe, settings, device)
-    found = load_bundle(run).predict(pictures, device=asked.device, settings=asked.data)
+    bundle = load_bundle(run)
+    if texts and not bundle.takes_text:
+        raise RecipeError("--text: this bundle labels pictures; name their files.")
+    given = [*(items or ()), *(texts or ())]
+    found = bundle.predict(given, device=asked.device, settings=asked.data)
     if style is None and out is not None:
         style = "jsonl" if out.suffix == ".jsonl" else "csv"
     text = found.to_jsonl() if style == "jsonl" else found.to_csv()
@@ -200,13 +211,13 @@ def predict(
 @app.command()
 def evaluate(
     run: RunFolder,
-    data: Annotated[str, typer.Argument(help="Folder of class folders, or a table of paths.")],
+    data: Annotated[str, typer.Argument(help="Folder of class folders, or a table of paths or texts.")],
     recipe: RecipeFile = None,
     settings: DataSet = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a bundle on labelled pictures."""
+    """Measure a bundle on labelled pictures or texts."""
     from graft.bundle import load_bundle
     from graft.runs import Run
     from graft.terminal import metrics_tables
@@ -223,6 +234,84 @@ def evaluate(
         _console(stderr=True).print(f"Data  {problem}", markup=False)
     for table in metrics_tables(metrics):
         _console().print(table)
+
+
+@app.command()
+def embed(
+    items: Annotated[
+        list[Path],
+        typer.Argument(help="Pictures, or folders of them; of texts: tables, or files with one a line."),
+    ],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    backbone: Backbone = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run's folder, whose adapted backbone is taken.")
+    ] = None,
+    recipe: RecipeFile = None,
+    settings: DataSet = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Write features of pictures or texts, one row an item."""
+    from graft.errors import RecipeError
+
+    if (backbone is None) == (run is None):
+        raise RecipeError("Name one thing to make the features: --backbone library/name, or --run RUN.")
+    asked = _reading_recipe(recipe, settings, device)
+    # Now, and not after minutes of computing.
+    if not out.parent.is_dir() or out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise RecipeError(f"--out {out}: a file in a folder that is there and can be written to is needed.")
+    if out.exists() and any(item.exists() and item.samefile(out) for item in items):
+        raise RecipeError(f"--out {out} is one of the items, which it would replace.")
+    from graft.bundle import load_bundle
+    from graft.data.items import show
+    from graft.embedding import embed as embed_items
+    from graft.progress import reading
+    from graft.terminal import show_problems
+    from graft.workflow import open_store
+
+    source = str(backbone) if run is None else load_bundle(run)
+    console, store = _console(stderr=True), open_store(asked)
+    with reading(console) as told:
+        found = embed_items(
+            source, items, device=asked.device, settings=asked.data, store=store, progress=told
+        )
+    found.save(out)
+    show_problems(console, found.problems)
+    failed = [{"id": fault.id, "error": fault.reason} for fault in found.faults]
+    width = found.features.shape[1]
+    if as_json:
+        _print_json({"file": str(out), "items": len(found), "features": width, "failed": failed})
+    else:
+        words = f"{len(found):,} items, {width} features each: {out}"
+        _console().print(words, markup=False, soft_wrap=True)
+    if failed:
+        words = show([f"{row['id']}: {row['error']}" for row in failed])
+        told_of = f"{len(failed)} of {len(found) + len(failed)} could not be read and were left out:{words}"
+        console.print(told_of, markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    table: Annotated[Path, typer.Argument(help="What graft embed wrote.")],
+    queries: Annotated[list[str], typer.Argument(metavar="QUERY", help="A text, or a picture's path.")],
+    top: Annotated[int, typer.Option(min=1, help="How many items are shown for each query.")] = 5,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Find the items of a table that are nearest to a text or a picture."""
+    from graft.embedding import embed_queries, load_maker, read_embedding
+    from graft.terminal import neighbours_table
+
+    found = read_embedding(table)
+    asked = embed_queries(load_maker(found), queries, device=device or "auto")
+    rows = [found.neighbours(query, top) for query in asked]
+    if as_json:
+        _print_json({"queries": [{"query": q, "nearest": r} for q, r in zip(queries, rows, strict=True)]})
+        return
+    for query, nearest in zip(queries, rows, strict=True):
+        _console().print(neighbours_table(query, nearest))
 
 
 @app.command("demo")

@@ -27,9 +27,11 @@ from graft.data.dataset import Batch
 from graft.data.image import Decoded, decode_reduced
 from graft.data.items import Splits
 from graft.data.pixels import pixel_store
+from graft.data.texts import Texts
 from graft.data.transforms import Preset, augment
 from graft.feeding import Feed, Source, feed_for
-from graft.inference import BATCH, count_views, to_device
+from graft.inference import BATCH, count_views
+from graft.numerics import to_device
 from graft.plan import Phase, Plan
 from graft.reuse.states import Lower, States
 from graft.reuse.store import Store
@@ -62,7 +64,9 @@ def measure_costs(backbone: Backbone, splits: Splits, plan: Plan) -> dict[int, C
     """The cost of each phase, by its number in the plan (from 1)."""
     with tempfile.TemporaryDirectory(prefix="graft-costs-") as folder:
         run = State(backbone, splits, plan, None, Store(Path(folder)))
-        course = _Course(run, Reading.measured(run))
+        source = run.inputs(splits.train)
+        reading = Tokenising.measured(source) if isinstance(source, Texts) else Reading.measured(run)
+        course = _Course(run, reading)
         return {number: course.cost(number) for number in range(1, len(plan.phases) + 1)}
 
 
@@ -87,6 +91,7 @@ class Reading:
     def measured(cls, run: State) -> Reading:
         """With the store of pixels left out: what it holds by now would be measured as free."""
         items, how = run.splits.train, run.backbone.preprocess
+        assert isinstance(how, Preprocess)
 
         def decode(place: int) -> Decoded:
             return decode_reduced(
@@ -126,10 +131,35 @@ class Reading:
         return augment(picture.pixels, self.how, preset, seed=0)
 
 
+@dataclass
+class Tokenising:
+    """What it takes to make the network's inputs of texts; takes the place of ``Reading``."""
+
+    each: float
+    """Seconds a text, once a phase."""
+    texts: Texts
+
+    @classmethod
+    def measured(cls, texts: Texts) -> Tokenising:
+        """On some typical texts, the first of which are slow."""
+        sample = replace(texts, items=texts.items.select(texts.typical(SAMPLE)))
+        seconds, _ = _timed(lambda: sample.lengths)
+        return cls(seconds / len(sample), texts)
+
+    def seconds(self, _part: str, items: int, passes: int, _preset: Preset = "none") -> float:
+        """Of making inputs of a part's ``items``, however often they are taken."""
+        return items * self.each if passes else 0.0
+
+    def inputs(self) -> Tensor:
+        """[B, 2, T] of typical texts."""
+        ((inputs, _, _),) = self.texts.batches([self.texts.typical(SAMPLE)])
+        return inputs
+
+
 class _Course:
     """The phases of a plan, one after the other: what an earlier one has done costs a later one nothing."""
 
-    def __init__(self, run: State, reading: Reading) -> None:
+    def __init__(self, run: State, reading: Reading | Tokenising) -> None:
         self.run, self.reading = run, reading
         self.adapted: set[str] = set()
         self.forward = _evaluation_seconds(run, reading.inputs())
@@ -190,7 +220,7 @@ class _Course:
         if not isinstance(feed.val, States):
             reading = self.reading.seconds("val", self.val, passes)
             return self._overlapped(passes * self.val * self.forward, reading)
-        states, seconds = _stored(feed.val, list(range(min(BATCH, len(feed.val)))))
+        states, seconds = _stored(feed.val, feed.val.typical(BATCH))
         upper = seconds / len(states[0]) + _evaluation_seconds(self.run, states[0])
         fills = math.ceil(self.val / feed.val.lower.batch)
         lower = fills * _lower_seconds(feed.val.lower, self.reading.inputs())
@@ -206,7 +236,7 @@ def _measure_steps(run: State, phase: Phase, feed: Feed) -> tuple[float, int, in
 
     Reading states is part of a step; reading pictures is not.
     """
-    batch = list(range(min(phase.train.batch_size, len(run.splits.train))))
+    batch = feed.train.typical(phase.train.batch_size)
     (tensors, targets, _), reading = _stored(feed.train, [(item, 0) for item in run.engine.share(batch)])
     with stepper_for(run, phase) as stepper:
         with _counting(run) as kept:

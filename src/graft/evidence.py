@@ -1,6 +1,6 @@
 """What is measured on the labelled data before the strategy auto decides: one look through the backbone.
 
-A thousand training pictures at most pass the frozen network, as they are and mirrored, with the
+A thousand training items at most pass the frozen network, pictures as they are and mirrored, with the
 batch-norm statistics of the pretraining and with those of the pictures. Linear probes half-way and at the
 top then tell, out of fold, how much of the labels each depth knows. No test or validation item is looked
 at.
@@ -17,7 +17,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
@@ -27,12 +27,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graft.backbones.contract import Backbone, Stage
+from graft.backbones.contract import PADDING, Backbone, Stage
 from graft.batchnorm import plain_norms
 from graft.data.dataset import Pictures
+from graft.data.inputs import Inputs, open_inputs
 from graft.data.items import Items, Splits
 from graft.data.validation import items_of_median_class
-from graft.inference import BATCH, check_finite, collect_statistics
+from graft.inference import BATCH, check_finite, collect_statistics, in_order
 from graft.numerics import Numerics
 from graft.options import Frozen
 from graft.probe import Solution, held_out_losses, solve_head
@@ -114,7 +115,8 @@ class Evidence(Frozen):
     pretrained: Depth
     adapted: Depth | None
     middle: Depth | None
-    mirrored: Mirrored
+    mirrored: Mirrored | None
+    """None of texts, which have no mirror image."""
     trial: RateTrial | None = None
     """What a short training showed, where the features alone could not tell."""
 
@@ -149,7 +151,8 @@ def measure_evidence(
     most = max(MOST, FEWEST_A_CLASS * splits.task.classes)
     items = splits.train.sample(most, mix(seed, "evidence"))
     has_norms = bool(plain_norms(backbone.trunk))
-    passes = _Passes(len(items) * (LOOKS if has_norms else 2), progress)
+    looks = 1 if backbone.takes_text else LOOKS if has_norms else 2
+    passes = _Passes(len(items) * looks, progress)
 
     def look() -> _Look:
         trunk = copy.deepcopy(backbone.trunk)
@@ -171,7 +174,7 @@ def measure_evidence(
         pretrained=pretrained,
         adapted=adapted,
         middle=kept.probe_middle(),
-        mirrored=kept.mirror(),
+        mirrored=None if backbone.takes_text else kept.mirror(),
     )
 
 
@@ -207,8 +210,8 @@ class _Look:
     passes: _Passes
 
     @property
-    def pictures(self) -> Pictures:
-        return Pictures(self.items, self.backbone.preprocess)
+    def inputs(self) -> Inputs:
+        return open_inputs(self.items, self.backbone.preprocess)
 
     @property
     def device(self) -> torch.device:
@@ -221,11 +224,12 @@ class _Look:
 
     def adapt(self) -> None:
         """Give the network the batch-norm statistics of the items."""
-        before = 0
+        before, pictures = 0, self.inputs
+        assert isinstance(pictures, Pictures)  # networks of texts have no batch-norms
         for seen in collect_statistics(
             self.trunk,
             plain_norms(self.trunk),
-            self.pictures,
+            pictures,
             self.device,
             seed=self.seed,
             workers=self.numerics.workers,
@@ -286,18 +290,19 @@ class _Look:
 
     def _pass(self, mirrored: bool = False) -> list[Tensor]:
         """The pooled state after each depth, [N, D] each; of the top one the features."""
-        pictures, how, entries = self.pictures, self.numerics.forward, _depths(self.backbone.stages)[:-1]
-        items, size = list(range(len(self.items))), max(BATCH, how.batch)
+        source, how, entries = self.inputs, self.numerics.forward, _depths(self.backbone.stages)[:-1]
+        items, size = source.order(range(len(self.items))), max(BATCH, how.batch)
         widths: list[int] = []
-        rows: list[Tensor] = []
+        rows: list[tuple[Tensor, Tensor]] = []
         with (
             resting(self.trunk, self.backbone.preprocess, how, self.device),
             watching(self.trunk, [entry for _, entry in entries]) as seen,
         ):
 
             def look(inputs: Tensor) -> Tensor:
+                seen.real = None if inputs.is_floating_point() else inputs[:, 0] != PADDING
                 features = self.trunk(inputs.flip(-1) if mirrored else inputs)
-                states = [*(seen.pop(place) for place in range(len(entries))), features.float().cpu()]
+                states = [*(seen.take(place) for place in range(len(entries))), features.float().cpu()]
                 widths[:] = [state.shape[1] for state in states]
                 return torch.cat(states, dim=1)
 
@@ -307,29 +312,41 @@ class _Look:
                 self.backbone,
                 self.trunk,
                 lower,
-                pictures,
+                source,
                 upper=(),
                 precision=how.precision,
                 what="every depth, mirrored" if mirrored else "every depth",
             )
             batches = [items[start : start + size] for start in range(0, len(items), size)]
-            for found, _, _ in States(pictures, lower, space).batches(batches, self.numerics.workers):
-                rows.append(found)
+            for found, _, numbers in States(source, lower, space).batches(batches, self.numerics.workers):
+                rows.append((numbers, found))
                 self.passes.add(len(found))
-        states = list(torch.cat(rows).split(widths, dim=1))
+        states = list(in_order(rows).split(widths, dim=1))
         for each in states:
             check_finite(each, self.items)
         return states
 
 
+@dataclass
+class Seen:
+    """Pooled states [B, D] of a pass, by place; ``real`` [B, T]: where texts have tokens, else None."""
+
+    real: Tensor | None = None
+    states: dict[int, Tensor] = field(default_factory=dict)
+
+    def take(self, place: int) -> Tensor:
+        return self.states.pop(place)
+
+
 @contextmanager
-def watching(trunk: nn.Module, entries: Sequence[str]) -> Iterator[dict[int, Tensor]]:
+def watching(trunk: nn.Module, entries: Sequence[str]) -> Iterator[Seen]:
     """Inside, every forward pass leaves the pooled inputs [B, D] of ``entries``, by their place there."""
-    seen: dict[int, Tensor] = {}
+    seen = Seen()
 
     def watch(place: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def look(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            seen.setdefault(place, pool(inputs[0]).float().cpu())  # a shared module: its first call
+            if place not in seen.states:  # a shared module: its first call
+                seen.states[place] = pool(inputs[0], seen.real).float().cpu()
 
         return look
 
@@ -344,14 +361,17 @@ def watching(trunk: nn.Module, entries: Sequence[str]) -> Iterator[dict[int, Ten
             hook.remove()
 
 
-def pool(state: Tensor) -> Tensor:
+def pool(state: Tensor, real: Tensor | None = None) -> Tensor:
     """A state between two stages as one row an item: the mean over places, [B, …] -> [B, D].
 
-    Three dimensions are tokens [B, T, D]. Of four, channels come last where the two before are of equal
-    size and the last is not (as in Swin); else they come first.
+    Three dimensions are tokens [B, T, D], of which those count that are ``real`` [B, T]. Of four, channels
+    come last where the two before are of equal size and the last is not (as in Swin); else they come first.
     """
     if state.ndim == 2:
         return state
+    if state.ndim == 3 and real is not None:
+        weights = real.unsqueeze(-1).to(state)
+        return (state * weights).sum(1) / weights.sum(1)
     if state.ndim == 3:
         return state.mean(1)
     height, width, last = state.shape[1:4]

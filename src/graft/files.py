@@ -26,13 +26,19 @@ MAX_JSON_DEPTH = 64
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` (UTF-8; lone surrogates escaped), atomically and durably."""
+    with new_file(path) as fresh:
+        fresh.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that replaces ``path``, flushed, when the block ends without error."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        sync_file(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:

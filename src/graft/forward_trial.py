@@ -1,9 +1,10 @@
 """How the resting backbone computes features fastest, found by a trial of a second or two.
 
 Tried one after the other, each kept where it gains: bf16 where the device multiplies in it, batch-norms
-folded into convolutions, on a GPU more pictures at a time. What changes features is taken only where they
-agree with the plain ones: to 2 % of their deviation from the mean (of pretrained weights; those of random
-ones differ by less than that from each other), and so that a linear probe decides alike.
+folded into convolutions, attention without its fused kernel, on a GPU more items at a time. What changes
+features is taken only where they agree with the plain ones: to 2 % of their deviation from the mean (of
+pretrained weights; those of random ones differ by less than that from each other), and so that a linear
+probe decides alike.
 
 torch.compile is not among what is tried: it takes longer than a trial may, and gained 14 % on a small
 network and nothing on its training (benchmarks/README.md).
@@ -23,10 +24,11 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from graft.backbones.contract import Backbone
+from graft.backbones.modes import attends_both_ways
 from graft.batchnorm import plain_norms
-from graft.data.dataset import Pictures
+from graft.data.inputs import Inputs, open_inputs
 from graft.data.items import Items
-from graft.numerics import Forward, Numerics, has_fast_bf16
+from graft.numerics import Forward, Numerics, has_fast_bf16, to_device
 from graft.probe import solve_head
 from graft.reuse.folding import resting
 from graft.seeds import mix
@@ -51,8 +53,9 @@ class Choice:
         """What a plan says of it."""
         how = self.forward
         folds = ", batch-norms folded" if how.folded else ""
+        folds += ", attention step by step" if how.attention == "eager" else ""
         return (
-            f"Features are computed in {how.precision}{folds}, {how.batch} pictures at a time: "
+            f"Features are computed in {how.precision}{folds}, {how.batch} items at a time: "
             f"{self.gain:.2f} times as fast as plainly, in a trial."
         )
 
@@ -74,7 +77,7 @@ def choose_forward(
 def _choose(backbone: Backbone, items: Items, numerics: Numerics, passes: int, seed: int) -> Choice | None:
     device, plain = torch.device(numerics.device), numerics.forward
     most = 2 * max([TIMED, *SIZES.get(device.type, ())])
-    sample = Pictures(items.sample(most, mix(seed, "forward trial")), backbone.preprocess)
+    sample = open_inputs(items.sample(most, mix(seed, "forward trial")), backbone.preprocess)
     trial = _Trial(backbone, device, sample)
     if passes * len(items) * trial.first(plain) < WORTHWHILE:
         return None
@@ -93,17 +96,18 @@ def _changes(backbone: Backbone, device: torch.device) -> list[dict[str, object]
     """What to try, one after the other, each beside the best so far."""
     precise: list[dict[str, object]] = [{"precision": "bf16"}] if has_fast_bf16(device) else []
     folds: list[dict[str, object]] = [{"folded": True}] if plain_norms(backbone.trunk) else []
+    ways: list[dict[str, object]] = [{"attention": "eager"}] if attends_both_ways(backbone.trunk) else []
     sizes: list[dict[str, object]] = [{"batch": size} for size in SIZES.get(device.type, ())]
-    return [*precise, *folds, *sizes]
+    return [*precise, *folds, *ways, *sizes]
 
 
 @dataclass
 class _Trial:
-    """A network, and pictures to time it on."""
+    """A network, and items to time it on."""
 
     backbone: Backbone
     device: torch.device
-    sample: Pictures
+    sample: Inputs
 
     def first(self, how: Forward) -> float:
         """Seconds a picture of a first few, which are slower than later ones."""
@@ -119,7 +123,8 @@ class _Trial:
         return torch.cat(features), min(whole[1:] or whole)
 
     def _inputs(self, count: int) -> Tensor:
-        return torch.stack([self.sample[number][0] for number in range(count)])
+        ((inputs, _, _),) = self.sample.batches([list(range(count))])
+        return inputs
 
     def _timed(self, how: Forward, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
         features, seconds = [], []
@@ -130,7 +135,7 @@ class _Trial:
             how.autocast(device),
         ):
             for part in parts:
-                inputs = part.to(device, memory_format=torch.channels_last)
+                inputs = to_device(part, device)
                 started = time.perf_counter()
                 features.append(trunk(inputs).float().cpu())  # waits for the device
                 seconds.append(time.perf_counter() - started)

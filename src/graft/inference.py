@@ -18,8 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from graft.batchnorm import collecting_statistics
 from graft.data.dataset import Pictures, loader
+from graft.data.inputs import Inputs
 from graft.data.items import Items
 from graft.errors import TrainingError
+from graft.numerics import to_device
 from graft.schedule import cut_batches, epoch_order
 from graft.seeds import mix
 
@@ -32,7 +34,7 @@ ZOOM = 7 / 8  # of each side, in the view that looks closer
 
 def forward_batches(
     network: nn.Module,
-    pictures: Pictures | States,
+    source: Inputs | States,
     device: torch.device,
     *,
     indices: range | list[int] | None = None,
@@ -40,18 +42,18 @@ def forward_batches(
     workers: int = 0,
     tta: str = "none",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (indices [B], outputs [B, D] in float32 on the CPU) until every item is done.
+    """Yield (indices [B], outputs [B, D] in float32 on the CPU) until every item is done, in any order.
 
-    ``pictures`` may be states, where the network takes those (see feeding.py). ``tta``: outputs are the
+    ``source`` may be states, where the network takes those (see feeding.py). ``tta``: outputs are the
     mean over these views, of pictures alone. The network's mode is restored afterwards; it is moved to
     ``device`` and stays there.
     """
-    items = list(range(len(pictures)) if indices is None else indices)
+    items = source.order(range(len(source)) if indices is None else indices)
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     modes = {module: module.training for module in network.modules()}
     network.eval().to(device)
     try:
-        for tensors, _, places in pictures.batches(batches, workers):
+        for tensors, _, places in source.batches(batches, workers):
             with torch.inference_mode():
                 inputs = to_device(tensors, device)
                 views = [network(view).float() for view in views_of(inputs, tta)]
@@ -69,22 +71,19 @@ def check_finite(outputs: Tensor, items: Items) -> None:
         ids = ", ".join(items.ids[item] for item in broken[:8])
         raise TrainingError(
             f"The backbone gives features that are not finite for {len(broken)} of {len(outputs)} "
-            f"pictures ({ids}); its weights or its preprocessing are not right for them."
+            f"items ({ids}); its weights or its preprocessing are not right for them."
         )
 
 
-def to_device(inputs: Tensor, device: torch.device) -> Tensor:
-    """A batch on the device; pictures [B, K, h, w] with their channels last, as networks like them."""
-    layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
-    return inputs.to(device, memory_format=layout)
+def forward_all(network: nn.Module, source: Inputs, device: torch.device, *, tta: str = "none") -> Tensor:
+    """Outputs of every item, [N, D] in float32 on the CPU, in their order; N must be at least one."""
+    return in_order(list(forward_batches(network, source, device, tta=tta)))
 
 
-def forward_all(
-    network: nn.Module, pictures: Pictures, device: torch.device, *, tta: str = "none"
-) -> Tensor:
-    """Outputs of every item, [N, D] in float32 on the CPU; N must be at least one."""
-    parts = [outputs for _, outputs in forward_batches(network, pictures, device, tta=tta)]
-    return torch.cat(parts).clone()
+def in_order(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Outputs by the number of their item, of all (indices [B], outputs [B, D]): [N, D]."""
+    numbers = torch.cat([each for each, _ in parts])
+    return torch.cat([outputs for _, outputs in parts])[numbers.argsort()]
 
 
 def views_of(inputs: Tensor, tta: str) -> list[Tensor]:

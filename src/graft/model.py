@@ -1,6 +1,6 @@
 """Model: a trunk and a head, and the head as a plain value.
 
-The trunk maps pictures [B, K, height, width] to features [B, D]; the head maps features to logits
+The trunk maps a batch of pictures or texts to features [B, D]; the head maps features to logits
 [B, C]. Parameter names are canonical: ``trunk.`` or ``head.`` and the module's own name.
 """
 
@@ -44,17 +44,19 @@ class Head:
 
 
 class Model(nn.Module):
-    """``head(trunk(pictures))``."""
+    """``head(trunk(inputs))``."""
 
     def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """[B, K, height, width] -> logits [B, C]."""
-        logits: Tensor = self.head(self.trunk(pictures))
-        return logits
+    def forward(self, inputs: Tensor, *, headless: bool = False) -> Tensor:
+        """A batch of inputs -> logits [B, C]; ``headless``: features [B, D]."""
+        outputs: Tensor = self.trunk(inputs)
+        if not headless:
+            outputs = self.head(outputs)
+        return outputs
 
 
 def make_model(backbone: Backbone, head: Head, *, seed: int) -> Model:

@@ -35,9 +35,10 @@ def notes_on(ask: Ask, steps: Sequence[Step], *, validates: bool) -> Iterator[st
 
 
 def notes_on_reuse(
-    recipe: Recipe, steps: Sequence[Step], reuses: Mapping[int, Reuse], views: int | None, items: int
+    ask: Ask, steps: Sequence[Step], reuses: Mapping[int, Reuse], views: int | None
 ) -> Iterator[str]:
     """What is computed once, and what that takes; ``reuses`` by the step's place."""
+    recipe, items = ask.recipe, ask.items or 0
     if recipe.reuse.views is not None and not reuses:
         yield "Set, but of no effect here: reuse.views, for no phase keeps what is frozen."
     for number, reuse in reuses.items():
@@ -48,7 +49,8 @@ def notes_on_reuse(
         where = "The backbone" if reuse.above == "head" else f"What lies below {reuse.above}"
         if views:
             times = "once" if kept == 1 else f"{kept} times, for as many views,"
-            yield f"{where} runs {times} on each picture in phase {number + 1}; at most {size} are kept."
+            what = "text" if ask.takes_text else "picture"
+            yield f"{where} runs {times} on each {what} in phase {number + 1}; at most {size} are kept."
         else:
             yield (
                 f"{where} runs in every step of phase {number + 1}: reuse.limit leaves no room for the "

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
+from graft.backbones.modes import Attention
 from graft.errors import RecipeError
 from graft.options import Frozen
 from graft.recipe import Recipe
@@ -17,11 +19,13 @@ from graft.recipe import Recipe
 class Forward(Frozen):
     """How a network that rests computes features that are kept; ``folded``: batch-norms, see reuse.folding.
 
-    ``batch``: pictures at a time. Chosen by trial where that pays (forward_trial.py).
+    ``attention``: see backbones.modes. ``batch``: items at a time. Chosen by trial where that pays
+    (forward_trial.py).
     """
 
     precision: Literal["fp32", "bf16"] = "fp32"
     folded: bool = False
+    attention: Attention = "sdpa"
     batch: int = Field(default=32, ge=1)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
@@ -37,6 +41,8 @@ class Numerics(Frozen):
     threads: int
     processes: int
     forward: Forward = Forward()
+    recompute: bool = False
+    """Whether activations are computed again in the backward pass."""
 
 
 def resolve_numerics(recipe: Recipe, forward: Forward | None = None) -> Numerics:
@@ -58,6 +64,7 @@ def resolve_numerics(recipe: Recipe, forward: Forward | None = None) -> Numerics
         threads=torch.get_num_threads(),
         processes=world_size(),
         forward=forward or Forward(),
+        recompute=recipe.train.gradient_checkpointing,
     )
 
 
@@ -89,6 +96,12 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())
     return False
+
+
+def to_device(inputs: Tensor, device: torch.device) -> Tensor:
+    """A batch on the device; pictures [B, K, h, w] with their channels last, as networks like them."""
+    layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
+    return inputs.to(device, memory_format=layout)
 
 
 def world_size() -> int:

@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import nn
 
 from graft.backbones import state_digest
-from graft.backbones.contract import Backbone
+from graft.backbones.contract import Backbone, Encoding
+from graft.backbones.modes import can_recompute
 from graft.batchnorm import plain_norms
 from graft.data.items import Items, Splits
 from graft.errors import DataError, RecipeError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from graft.forward_trial import Choice
 
 VERSION = 2
+_OF_PICTURES = ("image", "max_megapixels", "channels", "max_value", "size", "statistics")
 STEPS_DROPOUT = 0.2  # of a head trained by steps on a frozen backbone, as the courses have it
 
 
@@ -115,6 +117,10 @@ class Plan(Frozen):
         """The inverse of :meth:`to_json`."""
         return cls.model_validate_json(text)
 
+    @property
+    def takes_text(self) -> bool:
+        return "encoding" in self.network
+
     def make_head(self) -> Head:
         """The head as a value of the model's."""
         return Head(**self.head)
@@ -138,6 +144,10 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
     if recipe.train.l2sp and not backbone.source.pretrained:
         raise RecipeError("train.l2sp pulls weights toward the pretrained ones, and these are random.")
     steps = plan_steps(make_ask(recipe, backbone))
+    if recipe.train.gradient_checkpointing and not can_recompute(backbone.trunk):
+        raise RecipeError(
+            f"train.gradient_checkpointing: {backbone.source.id} has no such switch; leave it out."
+        )
     _check_drop_path(steps, backbone)
     _check_batchnorm(recipe, backbone)
     _check_batches(steps)
@@ -146,6 +156,9 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
             "The strategy scratch wants random weights, but this backbone is pretrained; "
             "load it with the weights name 'none'."
         )
+    if isinstance(backbone.preprocess, Encoding):
+        _check_text(recipe, backbone, steps)
+        return
     size = backbone.preprocess.size
     if recipe.data.size is not None and size != (recipe.data.size, recipe.data.size):
         raise RecipeError(
@@ -157,6 +170,19 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
             f"data.channels = {recipe.data.channels}, but the backbone was loaded for "
             f"{backbone.preprocess.channels} channels."
         )
+
+
+def _check_text(recipe: Recipe, backbone: Backbone, steps: Iterable[Step]) -> None:
+    """Raises RecipeError where something is asked of texts that only pictures have."""
+    asked = [f"data.{name}" for name in _OF_PICTURES if name in recipe.data.model_fields_set]
+    train = [step for step in steps if isinstance(step, Train)]
+    asked += [f"train.{name}" for name in ("mixup", "cutmix") if any(getattr(step, name) for step in train)]
+    if any(step.augmentation != "none" for step in train):
+        asked.append("train.augmentation")
+    if recipe.final.tta not in (None, "none"):
+        asked.append("final.tta")
+    if asked:
+        raise RecipeError(f"{', '.join(asked)}: of pictures alone; {backbone.source.id} takes texts.")
 
 
 def make_plan(
@@ -186,10 +212,14 @@ def make_plan(
     for step in steps:
         smallest = items // steps_in_epoch(items, step.batch_size) if isinstance(step, Train) else items
         if smallest < numerics.processes:
-            raise DataError(f"{items} training pictures are too few for {numerics.processes} processes.")
+            raise DataError(f"{items} training items are too few for {numerics.processes} processes.")
+        if isinstance(step, Train) and step.objective == "contrast" and splits.task.multi_label:
+            raise RecipeError(
+                "contrast draws together what has the same label; here items have any number."
+            )
     if splits.val is not None and len(splits.val) < numerics.processes:
         raise DataError(
-            f"{len(splits.val)} validation pictures are too few for {numerics.processes} processes."
+            f"{len(splits.val)} validation items are too few for {numerics.processes} processes."
         )
     reuses = _reuses(recipe, backbone, steps)
     views = _views_kept(recipe, steps, reuses, items + _length(splits.val))
@@ -217,7 +247,7 @@ def make_plan(
         tta=_views(ask, steps),
         notes=(
             *notes_on(ask, steps, validates=splits.val is not None),
-            *notes_on_reuse(recipe, steps, reuses, views, items),
+            *notes_on_reuse(ask, steps, reuses, views),
             *notes_on_backbone(backbone),
             *([forward.note] if forward and forward.gain > 1 else []),
         ),
@@ -229,7 +259,7 @@ def describe_network(backbone: Backbone) -> dict[str, Any]:
     values = {
         "sha256": state_digest(backbone.trunk),
         "options": backbone.source.options,
-        "preprocess": backbone.preprocess.to_dict(),
+        ("encoding" if backbone.takes_text else "preprocess"): backbone.preprocess.to_dict(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
@@ -278,6 +308,7 @@ def make_ask(
         validates=splits is None or splits.val is not None,
         evidence=evidence,
         items=items,
+        takes_text=backbone.takes_text,
     )
 
 
@@ -376,7 +407,8 @@ def _groups(train: Train, names: _Names) -> Iterable[Group]:
     """One group for each distinct (rate, decay): fused optimisers like few and large groups."""
     members: dict[tuple[float, float], list[tuple[str, str]]] = defaultdict(list)
     blocks = [(stage, names.stages[stage], rate) for stage, rate in train.rates.stages.items()]
-    for stage, parameters, rate in [*blocks, ("head", names.head, train.rates.head)]:
+    head = [("head", names.head, train.rates.head)] if train.objective == "labels" else []
+    for stage, parameters, rate in [*blocks, *head]:
         # L2-SP pulls the body toward where it started, and not toward zero as well.
         own = 0.0 if train.l2sp and stage != "head" else train.weight_decay
         for name in parameters:

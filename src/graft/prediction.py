@@ -1,4 +1,4 @@
-"""Labels and probabilities of pictures, and how good they are.
+"""Labels and probabilities of pictures or texts, and how good they are.
 
 Works on a model and plain values beside it, whether they come from a bundle or from training.
 What cannot be read is reported in its place, and the others are done.
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graft.backbones.contract import Preprocess
+from graft.backbones.contract import Encoding, Intake
 from graft.data import read_items, read_labelled
-from graft.data.dataset import Pictures
-from graft.data.items import Problem
+from graft.data.inputs import open_inputs
+from graft.data.items import Modality, Problem
 from graft.errors import DataError, RecipeError
 from graft.inference import forward_all
 from graft.metrics import Metrics, MultiLabelMetrics
@@ -29,9 +29,15 @@ from graft.recipe import DataSettings
 from graft.task import Kind, Task
 
 SEPARATOR = "|"
-# What of the data settings says how pictures and labels are found; the rest is the bundle's to say.
-_TO_PREDICT = ("max_megapixels", "separator")
-_TO_EVALUATE = ("bad_share", "image", "label", "max_megapixels", "separator", "split")
+# What of the data settings says how items and labels are found; the rest is the bundle's to say.
+_TO_PREDICT: dict[Modality, tuple[str, ...]] = {
+    "picture": ("max_megapixels", "separator"),
+    "text": ("separator", "text"),
+}
+_TO_EVALUATE: dict[Modality, tuple[str, ...]] = {
+    "picture": ("bad_share", "image", "label", "max_megapixels", "separator", "split"),
+    "text": ("bad_share", "label", "separator", "split", "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -124,25 +130,27 @@ class Predictions(Sequence[Prediction]):
 def predict_items(
     model: nn.Module,
     task: Task,
-    preprocess: Preprocess,
+    intake: Intake,
     data: Any,
     device: torch.device,
     settings: DataSettings,
     *,
     tta: str = "none",
 ) -> Predictions:
-    """Predictions for paths, folders or arrays.
+    """Predictions for pictures by paths, folders or arrays; or for texts, see ``data.read_items``.
 
     Raises:
-        DataError: no picture is found at all.
+        DataError: nothing is found at all.
         RecipeError: a setting of no effect.
     """
     if getattr(data, "ndim", 0) == 4:  # an array or tensor of several pictures
         data = list(data)
-    items, faults, problems = read_items(data, _for_network(settings, preprocess, _TO_PREDICT))
+    modality = _modality(intake)
+    asked = _for_network(settings, intake, _TO_PREDICT[modality])
+    items, faults, problems = read_items(data, asked, modality=modality)
     if not items and not faults:
-        raise DataError("\n".join(map(str, problems)) or "No picture was named.")
-    logits = forward_all(model, Pictures(items, preprocess), device, tta=tta) if len(items) else None
+        raise DataError("\n".join(map(str, problems)) or f"No {modality} was named.")
+    logits = forward_all(model, open_inputs(items, intake), device, tta=tta) if len(items) else None
     rows = [] if logits is None else _decide(items.ids, logits, task)
     unreadable = [Prediction(fault.id, error=fault.reason) for fault in faults]
     separator = settings.separator or SEPARATOR
@@ -165,7 +173,7 @@ def _decide(ids: Sequence[str], logits: Tensor, task: Task) -> list[Prediction]:
 def evaluate_items(
     model: nn.Module,
     task: Task,
-    preprocess: Preprocess,
+    intake: Intake,
     data: Any,
     device: torch.device,
     settings: DataSettings,
@@ -181,21 +189,27 @@ def evaluate_items(
         DataError: the data cannot be read, or has a class that ``task`` does not know.
         RecipeError: a setting of no effect.
     """
-    items, problems = read_labelled(data, _for_network(settings, preprocess, _TO_EVALUATE), task)
+    modality = _modality(intake)
+    asked = _for_network(settings, intake, _TO_EVALUATE[modality])
+    items, problems = read_labelled(data, asked, task, modality=modality)
     assert items.targets is not None
-    logits = forward_all(model, Pictures(items, preprocess), device, tta=tta)
+    logits = forward_all(model, open_inputs(items, intake), device, tta=tta)
     metrics = task.measure(logits.numpy(), items.targets)
     told = [str(problem) for problem in problems]
     known = sum(digest in trained_on for digest in items.digests)
     if known:
         told.append(
-            f"{known} of the {len(items)} pictures trained this model or chose among its candidates, so "
+            f"{known} of the {len(items)} {modality}s trained this model or chose among its candidates, so "
             "these numbers say little about new ones; measure it on others."
         )
     return replace(metrics, problems=tuple(told))
 
 
-def _for_network(settings: DataSettings, preprocess: Preprocess, known: Sequence[str]) -> DataSettings:
+def _modality(intake: Intake) -> Modality:
+    return "text" if isinstance(intake, Encoding) else "picture"
+
+
+def _for_network(settings: DataSettings, intake: Intake, known: Sequence[str]) -> DataSettings:
     """Pictures are read as for training: as many channels, and the same value for full.
 
     Raises:
@@ -205,9 +219,11 @@ def _for_network(settings: DataSettings, preprocess: Preprocess, known: Sequence
     if idle:
         raise RecipeError(
             f"Of no effect here: {', '.join(f'data.{name}' for name in idle)}; of data only "
-            f"{', '.join(known)} can be set, for the bundle says how pictures are prepared."
+            f"{', '.join(known)} can be set, for the bundle says how items are prepared."
         )
-    update = {"channels": preprocess.channels, "max_value": preprocess.max_value}
+    if isinstance(intake, Encoding):
+        return settings
+    update = {"channels": intake.channels, "max_value": intake.max_value}
     return settings.model_copy(update=update)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from graft.backbones.contract import Backbone
-from graft.data.dataset import Pictures
+from graft.data.inputs import open_inputs
 from graft.data.items import Items, Splits
 from graft.data.validation import split_off
 from graft.errors import Diverged
@@ -107,7 +107,7 @@ def _logits_after(
     """Logits [N, C] of the held-out items when the plan was carried out."""
     trained = fit(backbone, splits, plan, show=None if tell is None else tell.show)
     device = resolve_device(plan.numerics.device)
-    return forward_all(trained.model, Pictures(measured, backbone.preprocess), device)
+    return forward_all(trained.model, open_inputs(measured, backbone.preprocess), device)
 
 
 def _right(task: Task, logits: Tensor, targets: Tensor) -> Tensor:

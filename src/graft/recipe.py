@@ -31,6 +31,11 @@ class DataSettings(Frozen):
     auto: what gives the median class 30 items, none where that is more than a fifth (as strategy auto)."""
     image: str = "path"
     """Table column with the picture's path, relative to the table's folder."""
+    text: str | Annotated[tuple[str, ...], Field(min_length=2, max_length=2)] | None = None
+    """Table column with the text, or two columns of texts that belong together, as ["question", "answer"];
+    None: the one column that is called so (text, sentence, review …), or the only one beside the label."""
+    max_length: int | None = Field(default=None, ge=4)
+    """Tokens of a text that the network sees; longer ones are cut. None: all it can take, up to 512."""
     label: str | Annotated[tuple[str, ...], Field(min_length=2)] = "label"
     """Table column with the label; or one column of 0 and 1 for each label, as ["cat", "dog", "bird"]."""
     separator: str | None = Field(default=None, min_length=1)
@@ -79,6 +84,8 @@ class TrainSettings(PhaseOptions):
     may be patterns, as layer[1-3]."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of training steps; auto takes bf16 where the machine computes it natively."""
+    gradient_checkpointing: bool = False
+    """Activations are computed again in the backward pass (Chen et al., 2016): less memory, more time."""
     workers: int | None = Field(default=None, ge=0, le=64)
     """Processes that decode pictures; 0 decodes in the training process."""
 
@@ -150,6 +157,9 @@ class Recipe(Frozen):
     """Everything random is a function of this number."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    pooling: Literal["auto", "cls", "mean", "last"] = "auto"
+    """What of a text's last states stands for it: the first token's, the mean, or the last token's; auto:
+    as the model's makers have it."""
     head: Literal["linear", "mlp"] = "linear"
     """linear, or dropout - linear - ReLU - dropout - linear."""
     head_hidden: int = Field(default=256, ge=1)
@@ -158,6 +168,9 @@ class Recipe(Frozen):
     """Dropout before each linear layer of the head; None: 0 for linear, 0.25 for mlp."""
     head_init: Literal["auto", "solved", "random"] = "auto"
     """How the head starts; auto solves it to its optimum wherever it can be solved."""
+    contrast: int | None = Field(default=None, ge=0)
+    """Epochs of a first stage, before there is a head, in which features of one label are drawn together
+    (after SetFit, Tunstall et al., 2022); 0: none; None: as the strategy says."""
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
     phase: dict[Annotated[int, Field(ge=1)], PhaseSettings] = Field(default_factory=dict)

@@ -189,14 +189,20 @@ def begin(run: Run, recipe: Recipe, plan: Plan, splits: Splits, evidence: Eviden
 def _from_anywhere(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, so that the run can be resumed from another folder."""
     changes: dict[str, Any] = {}
-    if recipe.data.path:
-        data = recipe.data.model_copy(update={"path": str(Path(recipe.data.path).absolute())})
-        changes["data"] = data
+    path = recipe.data.path
+    if path:
+        whole = _from_hub(path) if path.startswith("hf/") else str(Path(path).absolute())
+        changes["data"] = recipe.data.model_copy(update={"path": whole})
     if recipe.weights is not None:
         changes["weights"] = str(Path(recipe.weights).absolute())
-    if recipe.backbone.startswith("hf/."):
-        changes["backbone"] = f"hf/{Path(recipe.backbone.removeprefix('hf/')).absolute()}"
+    if recipe.backbone.startswith("hf/"):
+        changes["backbone"] = _from_hub(recipe.backbone)
     return recipe.model_copy(update=changes)
+
+
+def _from_hub(name: str) -> str:
+    """hf/./folder with the folder's absolute path; an id as it is."""
+    return f"hf/{Path(name.removeprefix('hf/')).absolute()}" if name.startswith("hf/.") else name
 
 
 def open_run(path: str | Path) -> Run:
@@ -346,7 +352,7 @@ def _log_scalars(board: Any, values: dict[str, Any], step: int) -> None:
 
 
 def _fresh_name(recipe: Recipe) -> Path:
-    data = Path(recipe.data.path).stem or "data"
+    data = Path(recipe.data.path).stem.replace(":", "-") or "data"
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     base = f"{stamp}-{data}-{recipe.strategy.replace(':', '')}"
     names = (RUNS / (base if not n else f"{base}-{n}") for n in range(1000))

@@ -16,9 +16,9 @@ from torch import Tensor
 from graft import records
 from graft.averaging import average, interpolate
 from graft.calibration import calibrate
-from graft.data.dataset import Pictures
+from graft.data.inputs import Inputs
 from graft.errors import TrainingError
-from graft.inference import forward_batches
+from graft.inference import forward_batches, in_order
 from graft.leaders import Weights
 from graft.plan import Phase, Plan
 from graft.records import Record
@@ -51,7 +51,7 @@ class Candidate:
         return gain > error
 
 
-def validate(run: State, phase: Phase, val: Pictures | States | None) -> Record:
+def validate(run: State, phase: Phase, val: Inputs | States | None) -> Record:
     """Meet the validation data and move the position past this epoch, keeping the best weights.
 
     ``val``: that data as the trunk takes it now.
@@ -99,7 +99,7 @@ def settle(run: State, phase: Phase) -> tuple[int | None, str]:
     """
     best = run.leaders.best
     if best is None:
-        if run.splits.val is not None:
+        if phase.train.objective == "labels" and run.splits.val is not None:
             raise TrainingError(
                 f"The validation loss was not finite at any time of phase {phase.train.name!r}, so nothing "
                 "can be chosen. Begin a new run with a smaller rate (train.lr) or train.precision=fp32; if "
@@ -152,29 +152,26 @@ def calibrate_phase(run: State, step: Calibrate) -> Iterator[Record]:
 
 
 def validation_logits(
-    run: State, source: Pictures | States | None = None, *, tta: str = "none"
+    run: State, source: Inputs | States | None = None, *, tta: str = "none"
 ) -> tuple[Tensor, Tensor]:
     """Logits [N, C] of the validation items, in every process, and their targets.
 
-    ``source``: those items as the trunk takes them; by default as pictures.
+    ``source``: those items as the trunk takes them; by default as the whole network does.
     """
     val, engine = run.splits.val, run.engine
     assert val is not None and val.targets is not None
-    parts = [
-        logits
-        for _, logits in forward_batches(
-            run.model,
-            run.pictures(val) if source is None else source,
-            engine.device,
-            indices=engine.share(list(range(len(val)))),
-            workers=run.plan.numerics.workers,
-            tta=tta,
-        )
-    ]
-    return engine.gather_rows(torch.cat(parts).clone(), len(val)), torch.from_numpy(val.targets)
+    parts = forward_batches(
+        run.model,
+        run.inputs(val) if source is None else source,
+        engine.device,
+        indices=engine.share(list(range(len(val)))),
+        workers=run.plan.numerics.workers,
+        tta=tta,
+    )
+    return engine.gather_rows(in_order(list(parts)), len(val)), torch.from_numpy(val.targets)
 
 
-def _scores(run: State, val: Pictures | States | None) -> tuple[float, float] | None:
+def _scores(run: State, val: Inputs | States | None) -> tuple[float, float] | None:
     """Mean loss (nats) and headline score on the validation items; None where there are none."""
     if val is None:
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from graft import records
@@ -16,7 +15,7 @@ from graft.adaptation import adapt_statistics
 from graft.data.balance import class_weights
 from graft.data.items import Items
 from graft.feeding import features_of
-from graft.inference import BATCH, check_finite, forward_batches
+from graft.inference import BATCH, check_finite, forward_batches, in_order
 from graft.model import set_linear_head
 from graft.probe import solve_head
 from graft.records import Record
@@ -65,10 +64,10 @@ def _features(run: State, items: Items) -> Generator[Record, None, Tensor]:
     parts, done = [], 0
     size = max(BATCH, run.plan.numerics.forward.batch)
     with features_of(run, items) as source:
-        for _, outputs in forward_batches(
+        for part in forward_batches(
             run.model.trunk, source, engine.device, indices=mine, batch_size=size, workers=workers
         ):
-            parts.append(outputs)
-            done += len(outputs) * engine.processes
+            parts.append(part)
+            done += len(part[0]) * engine.processes
             yield records.Extracted(run.position.phase, min(done, len(items)), len(items))
-    return engine.gather_rows(torch.cat(parts).clone(), len(items))
+    return engine.gather_rows(in_order(parts), len(items))

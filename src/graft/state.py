@@ -16,10 +16,11 @@ from torch import Tensor
 
 from graft.backbones.assembly import tensors_digest
 from graft.backbones.contract import Backbone
+from graft.backbones.modes import set_attention
 from graft.backbones.truncation import is_within
 from graft.batchnorm import running_norms
 from graft.checkpoint import Checkpoint, Checkpoints, Position, copy_tensors, optimizer_tensors
-from graft.data.dataset import Pictures
+from graft.data.inputs import Inputs, open_inputs
 from graft.data.items import Items, Splits
 from graft.data.transforms import Preset
 from graft.engine import Engine, start_engine
@@ -80,6 +81,7 @@ class State:
     def __post_init__(self) -> None:
         self.engine: Engine = start_engine(self.plan.numerics)
         self.model = make_model(self.backbone, self.plan.make_head(), seed=mix(self.plan.seed, "head"))
+        set_attention(self.model.trunk, self.plan.numerics.forward.attention)
         self.model.to(self.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.changing = _changing(self.model, self.plan, self.backbone)
         self.frozen = {name for name in self.model.state_dict() if name not in self.changing}
@@ -95,18 +97,24 @@ class State:
         return {parameter: name for name, parameter in self.model.named_parameters()}
 
     @property
+    def _contrasted(self) -> bool:
+        """Whether the body moved before there was a head."""
+        phases = [phase for phase in self.plan.phases if isinstance(phase, Phase)]
+        return any(phase.train.objective == "contrast" for phase in phases)
+
+    @property
     def selects_next(self) -> bool:
         """Whether the next step chooses among what this phase leaves."""
         after = self.plan.phases[self.position.phase + 1 :]
         return bool(after) and isinstance(after[0], Select)
 
-    def pictures(
+    def inputs(
         self, items: Items, augmentation: Preset = "none", *, flip: bool = True, keep: bool = True
-    ) -> Pictures:
-        return Pictures(
+    ) -> Inputs:
+        return open_inputs(
             items,
             self.backbone.preprocess,
-            preset=augmentation,
+            augmentation,
             seed=mix(self.plan.seed, "views"),
             flip=flip,
             keep=keep,
@@ -118,9 +126,10 @@ class State:
         self.leaders.most = after[0].checkpoints if after and isinstance(after[0], Select) else 1
         if phase.train.ema and not self.average:
             self.average = {name: value.detach().clone() for name, value in self.moving_values().items()}
-        if phase.train.stages and self.position.phase > 0 and not self.start:
+        headed = phase.train.objective == "labels" and self.position.phase > 0
+        if phase.train.stages and headed and not self.start:
             body = self.backbone.trunk.named_parameters(remove_duplicate=False)
-            weights = {f"trunk.{name}" for name, _ in body}
+            weights = set() if self._contrasted else {f"trunk.{name}" for name, _ in body}
             self.start = copy_tensors({n: v for n, v in self.moving_values().items() if n not in weights})
 
     def next_phase(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from graft.averaging import update_average
+from graft.backbones.modes import recomputing
 from graft.checkpoint import load_optimizer
+from graft.contrast import contrast_losses
 from graft.data.balance import class_weights
 from graft.engine import seeded
 from graft.errors import Diverged
-from graft.inference import to_device
 from graft.mixing import mix_batch
+from graft.numerics import to_device
 from graft.plan import Phase
 from graft.schedule import cycle_momentum, rate_factor
 from graft.seeds import mix
@@ -101,23 +103,32 @@ class Stepper:
             tensors, targets = mix_batch(tensors, rows, mixup=train.mixup, cutmix=train.cutmix)
         total = torch.zeros((), device=engine.device)
         parts = list(zip(tensors.chunk(train.accumulate), targets.chunk(train.accumulate), strict=True))
-        for number, (pictures, truth) in enumerate(parts, start=1):
-            pictures = to_device(pictures, engine.device)  # mixing, or a cut, may have changed the layout
+        for number, (inputs, truth) in enumerate(parts, start=1):
+            inputs = to_device(inputs, engine.device)  # mixing, or a cut, may have changed the layout
             with engine.gather_only_if(number == len(parts), self.network):
-                with engine.autocast():
-                    logits = self.network(pictures)
-                losses = self.run.splits.task.losses(
-                    logits,
-                    truth,
-                    smoothing=train.label_smoothing,
-                    weights=self.weights,
-                    gamma=train.focal,
-                )
+                losses = self._losses(inputs, truth)
                 # DDP averages gradients over processes; this makes them those of the whole batch.
                 share = losses.sum() / len(batch)
                 engine.accelerator.backward(share * engine.processes)
                 total += share.detach()
         return float(engine.total(total))
+
+    def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each item [B]."""
+        train = self.phase.train
+        if train.objective == "contrast":
+            with self.run.engine.autocast():
+                features = self.network(inputs, headless=True)
+            return contrast_losses(features, targets)
+        with self.run.engine.autocast():
+            logits = self.network(inputs)
+        return self.run.splits.task.losses(
+            logits,
+            targets,
+            smoothing=train.label_smoothing,
+            weights=self.weights,
+            gamma=train.focal,
+        )
 
     @torch.no_grad()
     def _pull(self) -> None:
@@ -159,7 +170,11 @@ def stepper_for(run: State, phase: Phase) -> Iterator[Stepper]:
     # Frozen before it is wrapped: processes exchange the gradients of what trains, and of nothing else.
     network = run.engine.wrap(run.model)
     optimizer = run.optimizer = _make_optimizer(run, phase)
-    yield Stepper(run, phase, network, optimizer, _class_weights(run, phase), _anchors(run, phase))
+    stepper = Stepper(run, phase, network, optimizer, _class_weights(run, phase), _anchors(run, phase))
+    trunk, numerics = run.model.trunk, run.plan.numerics
+    recomputes = numerics.recompute and bool(phase.train.stages)
+    with recomputing(trunk) if recomputes else nullcontext():
+        yield stepper
     run.keep_optimizer()
     run.engine.accelerator.free_memory()
 

@@ -50,12 +50,14 @@ class Rates(Frozen):
 
 
 class Train(PhaseOptions):
-    """A phase of gradient steps; the head always trains, what has no rate stays frozen."""
+    """A phase of gradient steps; the head always trains (but see objective), what has no rate is frozen."""
 
     kind: Literal["train"] = "train"
     name: str
     rates: Rates
     epochs: int = Field(ge=1)
+    objective: Literal["labels", "contrast"] = "labels"
+    """labels: the head tells them; contrast: features of one label come together, and the head rests."""
 
     @property
     def stages(self) -> tuple[str, ...]:

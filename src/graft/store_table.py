@@ -12,8 +12,8 @@ from graft.reuse.inventory import Use
 
 
 def uses_table(uses: Sequence[Use]) -> Table:
-    """One row for each space: whose stages made it, of which pictures, and how much it is."""
-    table = Table("Backbone", "What lies below", "Pixels", "Precision")
+    """One row for each space: whose stages made it, of which inputs, and how much it is."""
+    table = Table("Backbone", "What lies below", "Input", "Precision")
     for title in ("Rows", "Size", "Last used"):
         table.add_column(title, justify="right")
     for use in uses:
@@ -21,13 +21,18 @@ def uses_table(uses: Sequence[Use]) -> Table:
         table.add_row(
             escape(str(about.get("backbone", "?"))),
             escape(str(about.get("below", "?"))),
-            " × ".join(str(side) for side in about.get("pixels", ())) or "?",
+            escape(_input(about.get("input"))),
             escape(str(about.get("precision", "?"))),
             f"{use.rows:,}",
             gigabytes(use.bytes),
             f"{datetime.fromtimestamp(use.used):%Y-%m-%d %H:%M}" if use.used else "",
         )
     return table
+
+
+def _input(told: object) -> str:
+    """Pixels of pictures, or tokens of texts."""
+    return " × ".join(str(side) for side in told) if isinstance(told, list) else str(told or "?")
 
 
 def gigabytes(count: int) -> str:

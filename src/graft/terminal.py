@@ -5,7 +5,7 @@ Names from data are shown as text, never as markup.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from graft.costs import Cost
-from graft.data.items import Problem
+from graft.data.items import Problem, Text, display
 from graft.plan import Phase, Plan
 from graft.prediction import Predictions
 from graft.progress import percent
@@ -96,7 +96,11 @@ def _select_lines(step: Select, plan: Plan) -> list[str]:
     last = next(phase.train for phase in reversed(plan.phases) if isinstance(phase, Phase))
     if last.ema:
         names.append("the running average")
-    moving = [i for i, phase in enumerate(plan.phases) if isinstance(phase, Phase) and phase.train.stages]
+    moving = [
+        number
+        for number, phase in enumerate(plan.phases)
+        if isinstance(phase, Phase) and phase.train.stages and phase.train.objective == "labels"
+    ]
     if moving and moving[0]:  # before it, the head was solved or trained
         names.append("the start and blends with it" if step.alphas else "the start")
     if step.checkpoints > 1:
@@ -109,7 +113,7 @@ def _solve_lines(step: Solve, plan: Plan) -> list[str]:
     return [
         f"solves the head: {_share(head, plan)}; every stage frozen",
         *_adaptation(step.adapt, plan),
-        "one pass of all training pictures, as they are",
+        f"one pass of all training {'texts' if plan.takes_text else 'pictures'}, as they are",
         f"best of up to {len(step.strengths)} strengths by {step.folds}-fold cross-validation",
     ]
 
@@ -120,26 +124,29 @@ def _phase_lines(phase: Phase, plan: Plan) -> list[str]:
     extras = [f"{words} {value:g}" for words, value in _extras(train).items() if value]
     extras += [words for words, asked in _balances(train).items() if asked == "balanced"]
     stopping = f", stops after {train.patience} without gain" if train.patience and plan.data.val else ""
+    aim = ", so that features of one label come together" if train.objective == "contrast" else ""
     return [
         *_adaptation(train.adapt, plan),
-        f"trains {_trains(phase, plan)}: {_share(sum(group.count for group in phase.groups), plan)}",
+        f"trains {_trains(phase, plan)}: {_share(sum(group.count for group in phase.groups), plan)}{aim}",
         f"rates: {_rates(phase)}",
         f"{train.optimizer}{decay}, schedule {_schedule(train)}",
-        f"batch-norm {_batchnorm(train)}; augmentation {train.augmentation}"
-        + ("" if train.flip or train.augmentation == "none" else " without mirroring"),
+        *([] if plan.takes_text else [_of_pictures(train)]),
         *([f"with {', '.join(extras)}"] if extras else []),
         f"{_count(phase.steps, 'step')} ({_count(train.epochs, 'epoch')}, batches of {train.batch_size}), "
         f"{phase.warmup_steps} of warm-up{stopping}",
     ]
 
 
+def _of_pictures(train: Train) -> str:
+    mirrored = "" if train.flip or train.augmentation == "none" else " without mirroring"
+    return f"batch-norm {_batchnorm(train)}; augmentation {train.augmentation}{mirrored}"
+
+
 def _trains(phase: Phase, plan: Plan) -> str:
     stages = phase.train.stages
-    if not stages:
-        return "head"
-    if len(stages) == len(plan.stages):
-        return f"head, all {len(stages)} stages"
-    return f"head, {_shorten(stages)}"
+    head = [] if phase.train.objective == "contrast" else ["head"]
+    moving = [f"all {len(stages)} stages"] if len(stages) == len(plan.stages) else []
+    return ", ".join([*head, *(moving or ([_shorten(stages)] if stages else []))])
 
 
 def _rates(phase: Phase) -> str:
@@ -152,7 +159,8 @@ def _rates(phase: Phase) -> str:
         else:
             runs.append(([stage], rate))
     shown = [f"{_range(names)} {rate:.3g}" for names, rate in runs]
-    return ", ".join([f"head {rates.head:.3g}", *shown])
+    head = [] if phase.train.objective == "contrast" else [f"head {rates.head:.3g}"]
+    return ", ".join([*head, *shown])
 
 
 def _range(names: list[str]) -> str:
@@ -251,6 +259,22 @@ def _start(metrics: dict[str, Any]) -> tuple[str, str] | None:
     return percent(start["accuracy"]), f"{start['loss']:.3f}"
 
 
+def neighbours_table(query: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The items nearest to a query, best first; of texts, as much as a line holds."""
+    table = Table(_one_line(str(Text(query))), "Cosine")
+    if rows and "text" in rows[0]:
+        table.add_column("Text", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        said = [_one_line(row["text"])] if "text" in row else []
+        table.add_row(escape(row["id"]), f"{row['cosine']:.3f}", *said)
+    return table
+
+
+def _one_line(text: str) -> str:
+    """Text that may be of anybody, without what would move a terminal's cursor."""
+    return escape(display(" ".join(text.split())))
+
+
 def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
     """Whose weights were kept after each phase, what was chosen in the end, and by how much."""
     ends, selected = list(metrics.get("phases", ())), metrics.get("selected")
@@ -261,7 +285,7 @@ def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
     if ends and not any(place != OUT_OF_FOLD for place, _ in _scores(metrics)):
         yield (
             "Unmeasured  every label trained, so none is left to tell how good the result is; measure it "
-            "on other pictures: graft evaluate RUN FOLDER"
+            "on others: graft evaluate RUN FOLDER"
         )
     found = metrics.get("calibrated")
     if found:
@@ -353,7 +377,7 @@ def prediction_table(predictions: Predictions, most: int = 3) -> Table:
     """Each picture with what was decided, and the next most probable labels."""
     several = predictions.kind == "multi-label"
     decided = "Labels" if several else "Label"
-    table = Table("Picture", decided, "Probability", "Next, or why it cannot be read")
+    table = Table("Item", decided, "Probability", "Next, or why it cannot be read")
     for row in predictions:
         if row.probabilities is None:
             table.add_row(escape(row.id), "[red]unreadable[/]", "", escape(row.error or ""))

@@ -16,6 +16,7 @@ from graft import records
 from graft.adaptation import adapt_statistics
 from graft.backbones.contract import Backbone
 from graft.checkpoint import Checkpoints
+from graft.contrast import contrast_batches
 from graft.data.balance import balanced_order
 from graft.data.items import Splits
 from graft.errors import Interrupted
@@ -23,7 +24,8 @@ from graft.feeding import Feed, feed_for
 from graft.plan import Phase, Plan
 from graft.records import Record
 from graft.reuse.store import Store
-from graft.schedule import cut_batches, epoch_order
+from graft.schedule import epoch_order
+from graft.seeds import mix
 from graft.selection import calibrate_phase, select_phase, settle, validate
 from graft.solving import solve_phase
 from graft.state import State, Trained
@@ -111,11 +113,12 @@ def _train(run: State, phase: Phase) -> Iterator[Record]:
     with feed_for(run, phase) as feed, stepper_for(run, phase) as stepper:
         index, done = run.position.phase, run.position.epoch * phase.steps_per_epoch + run.position.step
         yield records.Started(index, train.name, phase.steps, done)
+        val = None if train.objective == "contrast" else feed.val  # of which only a head could tell
         if not run.position.validated:
-            yield validate(run, phase, feed.val)
+            yield validate(run, phase, val)
         while run.position.epoch < train.epochs and not _exhausted(run, phase):
             yield from _epoch(run, phase, stepper, feed)
-            yield validate(run, phase, feed.val)
+            yield validate(run, phase, val)
             run.save_if_due()
     kept, what = settle(run, phase)
     end = records.Finished(index, kept, run.position.epoch)
@@ -141,8 +144,8 @@ def _exhausted(run: State, phase: Phase) -> bool:
 def _epoch(run: State, phase: Phase, stepper: Stepper, feed: Feed) -> Iterator[Record]:
     """The steps of one epoch that are still to do, each a record."""
     train, position = phase.train, run.position
-    draws = _draws(run, phase, position.epochs_before + position.epoch)
-    batches = cut_batches(draws, train.batch_size)[position.step :]
+    number = position.epochs_before + position.epoch
+    batches = _batches(run, phase, feed, number)[position.step :]
     mine = [run.engine.share(batch) for batch in batches]
     set_modes(run, train)
     loading = feed.train.batches(mine, run.plan.numerics.workers)
@@ -154,6 +157,17 @@ def _epoch(run: State, phase: Phase, stepper: Stepper, feed: Feed) -> Iterator[R
         rate = stepper.optimizer.param_groups[-1]["lr"]
         yield records.Stepped(position.phase, position.epoch + 1, step, loss, rate)
         run.save_if_due()  # now that the record is told, and counted
+
+
+def _batches(run: State, phase: Phase, feed: Feed, epoch: int) -> list[list[tuple[int, int]]]:
+    """An epoch's batches of items, each with the number of the view that is drawn of it."""
+    train, seed = phase.train, run.plan.seed
+    if train.objective == "labels":
+        return feed.train.cut(_draws(run, phase, epoch), train.batch_size, mix(seed, epoch))
+    targets = run.splits.train.targets
+    assert targets is not None
+    batches = contrast_batches(targets, train.batch_size, seed=seed, epoch=epoch)
+    return [[(item, epoch) for item in batch] for batch in batches]
 
 
 def _draws(run: State, phase: Phase, epoch: int) -> list[tuple[int, int]]:

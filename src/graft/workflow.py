@@ -21,14 +21,15 @@ import torch
 from rich.console import Console
 
 from graft.backbones import load_backbone as load_any_backbone
-from graft.backbones.contract import Backbone
+from graft.backbones.contract import Backbone, Encoding, Preprocess
 from graft.bundle import Bundle, load_bundle, make_bundle
 from graft.calibration import calibrated_task
 from graft.data import read_splits as read_any_splits
-from graft.data.dataset import Pictures
+from graft.data.inputs import open_inputs
 from graft.data.items import Splits
 from graft.data.scan import Progress
 from graft.data.statistics import prepare_for
+from graft.data.texts import list_cut
 from graft.engine import seeded, start_engine
 from graft.errors import Interrupted, RecipeError, RunError, TrainingError
 from graft.evidence import LOOKS, Evidence, measure_evidence
@@ -212,11 +213,18 @@ def read_splits(
         settings = settings.model_copy(update={"validation": 0.0})
     elif decides_by_evidence(recipe) and "validation" not in settings.model_fields_set:
         settings = settings.model_copy(update={"validation": "auto"})
-    return read_any_splits(settings.path if data is None else data, settings, recipe.seed, progress)
+    given = settings.path if data is None else data
+    intake = backbone.preprocess
+    if not isinstance(intake, Encoding):
+        return read_any_splits(given, settings, recipe.seed, progress)
+    splits = read_any_splits(given, settings, recipe.seed, progress, "text")
+    return replace(splits, problems=(*splits.problems, *list_cut(splits.train, intake)))
 
 
 def fit_preprocess(backbone: Backbone, recipe: Recipe, splits: Splits) -> Backbone:
     """The backbone with mean and deviation of the training data, where recipe or channels ask so."""
+    if not isinstance(backbone.preprocess, Preprocess):
+        return backbone
     return replace(backbone, preprocess=prepare_for(backbone.preprocess, splits.train, recipe.data))
 
 
@@ -376,8 +384,8 @@ def evaluate_trained(prepared: Prepared, trained: Trained, task: Task) -> dict[s
     for name, items in prepared.splits.parts():
         if name == "train" or items.targets is None:
             continue
-        pictures = Pictures(items, prepared.backbone.preprocess)
-        logits = forward_all(trained.model, pictures, device, tta=prepared.plan.tta).numpy()
+        source = open_inputs(items, prepared.backbone.preprocess)
+        logits = forward_all(trained.model, source, device, tta=prepared.plan.tta).numpy()
         metrics = task.measure(logits, items.targets)
         if not math.isfinite(metrics.loss):
             raise TrainingError(

@@ -10,7 +10,7 @@ import torch
 
 from graft import backbones
 from graft.backbones import load_backbone, parse_id, rebuild, state_digest
-from graft.backbones.assembly import Request, make_pictures, resized
+from graft.backbones.assembly import Request, resized
 from graft.errors import BackboneError
 from graft.recipe import make_recipe
 
@@ -67,7 +67,7 @@ def test_rebuilt_network_takes_the_weights(name: str, channels: int, size: int |
     assert other.stages == backbone.stages and other.preprocess == backbone.preprocess
     assert other.source == backbone.source
     other.trunk.load_state_dict(backbone.trunk.state_dict())
-    pictures = make_pictures(2, backbone.preprocess)
+    pictures = backbone.preprocess.noise(2)
     assert torch.equal(other.trunk(pictures), backbone.trunk(pictures))
 
 

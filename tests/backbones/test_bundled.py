@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from graft.backbones import bundled, load_backbone
-from graft.backbones.assembly import make_pictures
 from graft.errors import BackboneError
 
 
@@ -24,7 +23,7 @@ def test_bundled_backbone_knows_its_facts() -> None:
 
 def test_one_channel_sees_grey_as_three_did() -> None:
     colour, grey = (load_backbone("graft/resnet18-half-64", channels=k) for k in (3, 1))
-    picture = make_pictures(2, grey.preprocess)
+    picture = grey.preprocess.noise(2)
     assert torch.allclose(colour.trunk(picture.expand(-1, 3, -1, -1)), grey.trunk(picture), atol=1e-4)
     many = load_backbone("graft/resnet18-half-64", channels=6)
     twice = many.trunk(picture.expand(-1, 6, -1, -1))

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 
 from graft.backbones import load_backbone, rebuild
-from graft.backbones.assembly import make_pictures
 from graft.errors import BackboneError
 
 
@@ -39,19 +38,13 @@ def test_folder_with_a_timm_model(folder: Path) -> None:
     (folder / "config.json").unlink()
     other = rebuild(backbone.source)
     other.trunk.load_state_dict(backbone.trunk.state_dict())
-    pictures = make_pictures(1, backbone.preprocess)
+    pictures = backbone.preprocess.noise(1)
     assert torch.equal(other.trunk(pictures), backbone.trunk(pictures))
 
 
 def test_options_survive_json(folder: Path) -> None:
     options = load_backbone(f"hf/{folder}", channels=1, size=64).source.options
     assert json.loads(json.dumps(options)) == options
-
-
-def test_transformers_models_are_refused_in_words(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(BackboneError, match="transformers"):
-        load_backbone(f"hf/{tmp_path}")
 
 
 @pytest.mark.parametrize(
@@ -63,10 +56,10 @@ def test_broken_configurations(text: str, word: str, tmp_path: Path) -> None:
         load_backbone(f"hf/{tmp_path}")
 
 
-@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "just-a-name", "a/b/c"])
+@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "a//c", "a/b/c"])
 def test_wrong_places_are_refused_before_any_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graft.backbones import hf
+    from graft.backbones import repository
 
-    monkeypatch.setattr(hf, "fetch_from_hub", None)
+    monkeypatch.setattr(repository, "fetch_from_hub", None)
     with pytest.raises(BackboneError, match="folder"):
         load_backbone(f"hf/{name}")

@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from graft.backbones import load_backbone
 from graft.backbones import timm as adapter
-from graft.backbones.assembly import make_pictures
 from graft.errors import BackboneError
 
 
@@ -41,7 +40,7 @@ def test_fetched_weights_go_through_timms_conversion(
     assert backbone.source.id == "timm/test_efficientnet:r160_in1k"
     assert len(backbone.source.labels) == 1000
     reference.reset_classifier(0)
-    pictures = make_pictures(1, backbone.preprocess)[:, :1]
+    pictures = backbone.preprocess.noise(1)[:, :1]
     wanted = reference.eval()(pictures.expand(-1, 3, -1, -1))
     if channels == 5:  # repeated in turn: the sum keeps its size on average only
         assert backbone.trunk(pictures.expand(-1, 5, -1, -1)).shape == wanted.shape

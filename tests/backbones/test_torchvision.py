@@ -7,7 +7,6 @@ import torch
 import torchvision
 
 from graft.backbones import load_backbone
-from graft.backbones.assembly import make_pictures
 from graft.errors import BackboneError
 
 
@@ -30,7 +29,7 @@ def test_cached_weights_are_loaded_with_their_facts(cached: torch.nn.Module) -> 
     assert backbone.source.accuracy == pytest.approx(67.734)
     assert len(backbone.source.labels) == 1000 and len(backbone.source.sha256) == 64
     cached.classifier = torch.nn.Identity()
-    pictures = make_pictures(1, backbone.preprocess)
+    pictures = backbone.preprocess.noise(1)
     assert torch.equal(cached(pictures), backbone.trunk(pictures))
 
 

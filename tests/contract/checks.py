@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graft import surgery
 from graft.backbones import Backbone, load_backbone, rebuild, state_digest
-from graft.backbones.assembly import make_pictures
 from graft.errors import BackboneError
 from graft.reuse.split import find_split, split_trunk
 
@@ -45,7 +44,7 @@ def check_backbone(name: str, size: int | None) -> Outcome:
     torch.manual_seed(0)
     check_head(name, size)
     backbone = load_backbone(f"{name}:none", size=size)
-    pictures = make_pictures(2, backbone.preprocess)
+    pictures = backbone.preprocess.noise(2)
     check_features(backbone, pictures)
     check_stages(backbone)
     check_disturbance(backbone, pictures)
@@ -159,7 +158,7 @@ def check_split(backbone: Backbone, pictures: Tensor) -> tuple[int, float]:
     with FlopCounterMode(display=False) as counter:
         whole = run(trunk, pictures)
     every = counter.get_total_flops()
-    with split_trunk(trunk, split, tuple(pictures.shape[1:])) as lower, torch.no_grad():
+    with split_trunk(trunk, split, backbone.preprocess) as lower, torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             state = lower(pictures)
         below = counter.get_total_flops()
@@ -228,7 +227,7 @@ def check_channels(name: str, size: int | None, channels: int) -> None:
         return
     backbone = load_backbone(f"{name}:none", size=size, channels=channels)
     assert backbone.preprocess.channels == channels
-    features = run(backbone.trunk, make_pictures(2, backbone.preprocess))
+    features = run(backbone.trunk, backbone.preprocess.noise(2))
     assert tuple(features.shape) == (2, backbone.feature_dim)
 
 

@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 
 from small import COLOURS, write_pictures
+from small_text import write_model
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT_MODEL = "hf/sentence-transformers/all-MiniLM-L6-v2"
 BIN = Path(sys.executable).parent
 
 
@@ -40,6 +42,7 @@ def as_tested(command: str) -> list[str]:
         words = [*words, "--set", "device=cpu", "--set", "train.precision=fp32"]
         if "--epochs" not in words:
             words += ["--epochs", "1"]
+    words = ["hf/./model" if word == TEXT_MODEL else word for word in words]
     return [
         word.replace("torchvision/resnet50", "torchvision/resnet50:none") if word.endswith("50") else word
         for word in words
@@ -60,6 +63,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pictures(folder / "new", {"red": 2}, seed=2)
     for path in sorted((folder / "new" / "red").iterdir()):
         path.rename(folder / "new" / f"{path.stem}.jpg")  # PNG content: graft goes by what is in a file
+    write_model(folder / "model", "bert")
+    said = [f"the film was {word}" for word in ("good", "great", "fine", "bad", "awful", "dull")]
+    rows = [f"{text},{'yes' if number < 3 else 'no'}" for number, text in enumerate(said)]
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (folder / "new_reviews.txt").write_text("\n".join(said) + "\n")
     (folder / "recipe.toml").write_text('strategy = "probe"\n')
     save_file(resnet18(weights=None).state_dict(), folder / "resnet18.safetensors")
     return folder

@@ -41,7 +41,7 @@ def test_both_parts_are_the_whole_network_at_every_stage(name: str) -> None:
         for place in places:
             split = find_split(backbone, place)
             assert split is not None and split.place == place
-            with split_trunk(trunk, split, tuple(given.shape[1:])) as lower:
+            with split_trunk(trunk, split, backbone.preprocess) as lower:
                 state = lower(given)
                 assert tuple(state.shape[1:]) == split.row
                 assert torch.allclose(trunk(state), whole, rtol=1e-5, atol=1e-5)
@@ -57,7 +57,7 @@ def test_nothing_below_the_split_computes() -> None:
     for name, module in backbone.trunk.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda *_, name=name: called.append(name))
-    with split_trunk(backbone.trunk, split, (3, 8, 8)) as lower:
+    with split_trunk(backbone.trunk, split, backbone.preprocess) as lower:
         state = lower(pictures(backbone))
         assert called == ["stem.0", "middle.0"]
         called.clear()
@@ -69,13 +69,13 @@ def test_gradients_reach_what_lies_above_alone() -> None:
     backbone = make_tiny()
     trunk = backbone.trunk.eval()
     split = find_split(backbone, 1)
-    with split_trunk(trunk, split, (3, 8, 8)) as lower, torch.no_grad():
+    with split_trunk(trunk, split, TINY) as lower, torch.no_grad():
         state = lower(pictures(backbone))
     whole = {}
     for apart in (False, True):
         trunk.zero_grad()
         if apart:
-            with split_trunk(trunk, split, (3, 8, 8)):
+            with split_trunk(trunk, split, TINY):
                 trunk(state).square().sum().backward()
         else:
             trunk(pictures(backbone)).square().sum().backward()
@@ -91,7 +91,7 @@ def test_without_a_split_states_are_features() -> None:
     backbone = make_tiny()
     trunk, given = backbone.trunk.eval(), pictures(backbone)
     whole = trunk(given)
-    with split_trunk(trunk, None, (3, 8, 8)) as lower:
+    with split_trunk(trunk, None, TINY) as lower:
         features = lower(given)
         assert torch.equal(features, whole)
         assert trunk(features) is features
@@ -119,7 +119,10 @@ def test_a_network_is_split_lower_where_more_than_a_state_is_handed_up() -> None
     split = find_split(backbone, 2)
     assert split is not None and split.above == "middle"  # its input is the stem's outcome, whole
     given = pictures(backbone)
-    with torch.no_grad(), split_trunk(backbone.trunk.eval(), split, (3, 8, 8), blank=math.nan) as lower:
+    with (
+        torch.no_grad(),
+        split_trunk(backbone.trunk.eval(), split, backbone.preprocess, blank=math.nan) as lower,
+    ):
         assert torch.isfinite(backbone.trunk(lower(given))).all()
 
 
@@ -137,7 +140,7 @@ def test_a_module_that_serves_below_and_above_is_not_skipped_above() -> None:
     split = find_split(backbone, 1)
     assert split is not None and [name for name, _ in split.skipped] == ["one", "act"]
     trunk, given = backbone.trunk.eval(), pictures(backbone)
-    with torch.no_grad(), split_trunk(trunk, split, (3, 8, 8)) as lower:
+    with torch.no_grad(), split_trunk(trunk, split, TINY) as lower:
         state = lower(given)
         apart = trunk(state)
     with torch.no_grad():

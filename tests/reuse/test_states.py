@@ -50,11 +50,11 @@ class Maker:
 
     def states(self, items: Items = ITEMS, preset: Any = "standard", **options: Any) -> States:
         backbone, trunk = self.backbone, self.backbone.trunk.eval()
-        split, seen = find_split(backbone, PLACE), torch.randn(3, 8, 8)
+        split = find_split(backbone, PLACE)
 
         def below(pictures: torch.Tensor) -> torch.Tensor:
             self.computed += int(sum(bool(picture.any()) for picture in pictures))
-            with split_trunk(trunk, split, tuple(seen.shape)) as lower:
+            with split_trunk(trunk, split, backbone.preprocess) as lower:
                 return lower(pictures)
 
         pictures = Pictures(items, backbone.preprocess, preset=preset, seed=options.pop("seed", 5))
@@ -77,7 +77,10 @@ class Maker:
         pictures = Pictures(items, self.backbone.preprocess, preset=preset, seed=5)
         split = find_split(self.backbone, PLACE)
         found = []
-        with torch.no_grad(), split_trunk(self.backbone.trunk.eval(), split, (3, 8, 8)) as lower:
+        with (
+            torch.no_grad(),
+            split_trunk(self.backbone.trunk.eval(), split, self.backbone.preprocess) as lower,
+        ):
             for index in asked:
                 full = torch.zeros(Forward().batch, 3, 8, 8)
                 full[0] = pictures[index][0]
@@ -156,7 +159,7 @@ def test_views_that_are_drawn_otherwise_are_others(tmp_path: Path, how: dict[str
     maker, asked = Maker(tmp_path), [[(number, 0) for number in range(8)]]
     run_through(maker.states(), asked)
     states = maker.states()
-    other = States(replace(states.pictures, **how), states.lower, states.space)
+    other = States(replace(states.inputs, **how), states.lower, states.space)
     found = run_through(other, asked)
     assert maker.computed == 8
     assert equal(found, run_through(replace(other, space=Maker(tmp_path / "new").states().space), asked))
@@ -167,7 +170,7 @@ def test_targets_are_those_of_pictures(tmp_path: Path, kind: str) -> None:
     several = np.random.default_rng(0).integers(0, 2, (len(ITEMS), 4), dtype=np.uint8)
     items = replace(ITEMS, targets={"multi-label": several, "unlabelled": None}.get(kind, ITEMS.targets))
     states, asked = Maker(tmp_path).states(items), [[1, (2, 0)], [5, 5, 9]]
-    for found, plain in zip(states.batches(asked), states.pictures.batches(asked), strict=True):
+    for found, plain in zip(states.batches(asked), states.inputs.batches(asked), strict=True):
         assert torch.equal(found[1], plain[1])
         assert found[1].dtype == plain[1].dtype
         assert torch.equal(found[2], plain[2])

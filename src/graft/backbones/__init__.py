@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.backbones.contract import Backbone, Preprocess, Source, Stage
+from graft.backbones.contract import Backbone, Encoding, Intake, Pooling, Preprocess, Source, Stage
 from graft.errors import BackboneError, suggest
 from graft.recipe import Recipe
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backbone",
+    "Encoding",
     "Preprocess",
     "Source",
     "Stage",
@@ -53,6 +54,8 @@ def load_backbone(
     channels: int = 3,
     size: int | None = None,
     drop_path: float = 0.0,
+    pooling: Pooling | None = None,
+    max_length: int | None = None,
 ) -> Backbone:
     """Load a backbone by its id, or as a recipe asks for it; a ``Backbone`` is returned as it is.
 
@@ -61,6 +64,8 @@ def load_backbone(
         channels: input channels; other than the pretrained number, the first filter is adapted.
         size: height and width of the pictures in pixels; None: as the weights were trained.
         drop_path: above 0, a network that can have stochastic depth is built with it.
+        pooling: what of a text's last states stands for it; None: as the model's makers have it.
+        max_length: tokens of a text that are taken; None: as many as the network can take, up to 512.
 
     Raises:
         BackboneError: unknown library, model or weights; weights that cannot be had or do not fit.
@@ -75,6 +80,8 @@ def load_backbone(
             channels=what.data.channels,
             size=what.data.size if size is None else size,
             drop_path=max(drop_path, what.drop_path),
+            pooling=None if what.pooling == "auto" else what.pooling,
+            max_length=what.data.max_length,
         )
     from graft.backbones.assembly import Request
 
@@ -83,13 +90,20 @@ def load_backbone(
     file = None if weights is None else Path(weights)
     if file is not None and not file.is_file():
         raise BackboneError(f"There is no file {file}: a file with the backbone's weights was expected.")
-    return _loader(library)(Request(name, tag, channels, size, file, drop_path=drop_path))
+    request = Request(
+        name, tag, channels, size, file, drop_path=drop_path, pooling=pooling, max_length=max_length
+    )
+    backbone = _loader(library)(request)
+    if not backbone.takes_text and (pooling is not None or max_length is not None):
+        raise BackboneError(f"{what} takes pictures; pooling and data.max_length are of texts.")
+    return backbone
 
 
-def rebuild(source: Source) -> Backbone:
+def rebuild(source: Source, preprocess: Intake | None = None) -> Backbone:
     """The same architecture and preprocessing with random weights, without any network access.
 
-    What a bundle's weights are loaded into.
+    What a bundle's weights are loaded into. ``preprocess``: what was stored with it, which networks of
+    texts need.
 
     Raises:
         BackboneError: the library or model is unknown to what is installed here, or it was made
@@ -105,7 +119,10 @@ def rebuild(source: Source) -> Backbone:
     channels = int(source.options.get("channels", 3))
     size = source.options.get("size")
     config = source.options.get("config")
-    request = Request(source.name, source.weights, channels, size, random=True, config=config)
+    encoding = preprocess if isinstance(preprocess, Encoding) else None
+    request = Request(
+        source.name, source.weights, channels, size, random=True, config=config, encoding=encoding
+    )
     return replace(_loader(source.library)(request), source=source)
 
 

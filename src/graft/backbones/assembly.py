@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graft.backbones.contract import Backbone, Preprocess, Source
+from graft.backbones.contract import Backbone, Encoding, Intake, Pooling, Preprocess, Source
 from graft.backbones.grouping import owner_of
 from graft.backbones.staging import cut_stages
 from graft.backbones.tracing import Trace, trace_network
@@ -32,7 +32,9 @@ class Request:
     ``size``: height and width of the pictures in pixels; None: as the weights were trained.
     ``file``: a local file with the weights. ``random``: build as for ``weights``, but load none.
     ``drop_path``: above 0, the network is built with its modules of stochastic depth in place.
-    ``config``: what an adapter once stored in ``Source.options["config"]`` to need no network now.
+    ``config``: what an adapter once stored in ``Source.options["config"]`` to need no network now, and
+    ``encoding`` the tokenizer that a network of texts had then. ``pooling``, ``max_length``: how states of
+    texts are pooled, and how many tokens of one are taken; None: as the model's makers do.
     """
 
     name: str
@@ -43,6 +45,9 @@ class Request:
     random: bool = False
     drop_path: float = 0.0
     config: dict[str, Any] | None = None
+    encoding: Encoding | None = None
+    pooling: Pooling | None = None
+    max_length: int | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -50,7 +55,7 @@ class Request:
         return {"channels": self.channels, "size": self.size}
 
 
-def assemble(trunk: nn.Module, preprocess: Preprocess, source: Source, channels: int) -> Backbone:
+def assemble(trunk: nn.Module, preprocess: Intake, source: Source, channels: int) -> Backbone:
     """Make a backbone of a network without its head.
 
     ``preprocess`` is that of the pretrained weights; where the network does not take ``channels``
@@ -62,11 +67,11 @@ def assemble(trunk: nn.Module, preprocess: Preprocess, source: Source, channels:
     """
     trunk.eval()
     _check_finite(trunk, source)
-    example = make_pictures(1, preprocess)
+    example = preprocess.noise(1)
     trace = trace_network(trunk, example)
     feature_dim = _feature_dim(trace.output, source)
     stages, unused = cut_stages(trunk, trace)
-    if preprocess.channels != channels:
+    if isinstance(preprocess, Preprocess) and preprocess.channels != channels:
         adapt_input(trunk, trace, preprocess.channels, channels)
         preprocess = adapt_channels(preprocess, channels)
     if source.pretrained and not source.sha256:
@@ -88,12 +93,6 @@ def tensors_digest(tensors: Mapping[str, object]) -> str:
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def make_pictures(count: int, preprocess: Preprocess) -> Tensor:
-    """Random inputs [count, K, height, width], the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, preprocess.channels, *preprocess.size, generator=generator)
 
 
 def resized(preprocess: Preprocess, size: int | None) -> Preprocess:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from graft.backbones.contract import Backbone, Preprocess
+from graft.backbones.contract import Backbone, Intake
 from graft.errors import BackboneError, suggest
 
 TABLE = Path(__file__).parent / "timm_parameters.json"
@@ -63,7 +63,7 @@ class Description:
     children: tuple[Part, ...]
     stages: tuple[Part, ...]
     unused: tuple[str, ...]
-    preprocess: Preprocess
+    preprocess: Intake
     licence: str
     accuracy: float | None
     labels: int  # number of classes that the pretrained classifier told apart; 0: not known

@@ -1,20 +1,32 @@
 """What every backbone is, whatever library it comes from.
 
-An adapter (torchvision.py, timm.py, bundled.py, hub.py, plain.py) builds a network and hands over a
-``Backbone``: a trunk that maps a batch of pictures to features, its stages in execution order, the
-preprocessing that its weights were trained with, and where it came from. Everything above this
+An adapter (torchvision.py, timm.py, transformers.py, bundled.py, plain.py) builds a network and hands
+over a ``Backbone``: a trunk that maps a batch of pictures or texts to features, its stages in execution
+order, the preprocessing that its weights were trained with, and where it came from. Everything above this
 package works on these values and never asks which library is behind them.
 
-Shapes: B pictures, K input channels, D features.
+A batch is one tensor: of pictures float32 [B, K, height, width]; of texts int64 [B, 2, T], the numbers of
+tokens and of their segments, with ``PADDING`` for both behind the end of a text.
+
+Shapes: B items, K input channels, T tokens of the longest text, D features.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+Pooling: TypeAlias = Literal["cls", "mean", "last"]
+"""Which states of the last layer stand for a text: the first token's, their mean, or the last token's."""
+
+PADDING = -1
+NOISE_LENGTH = 13  # tokens of a text of noise
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,20 @@ class Preprocess:
             return None
         return 2 * max(self.size) if isinstance(self.resize, tuple) else 2 * max(self.resize, *self.size)
 
+    def noise(self, count: int, seed: int = 0) -> Tensor:
+        """Random inputs [count, K, height, width] as normalised pictures are distributed, by ``seed``."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(count, self.channels, *self.size, generator=generator)
+
+    def pack(self, state: Tensor, inputs: Tensor) -> Tensor:  # noqa: ARG002 (as of texts)
+        """What goes with a state [B, …] between the two parts of a network: nothing else."""
+        return state
+
+    def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """The state, and inputs that stand in for those that it was made of."""
+        blank = torch.zeros((), device=packed.device)
+        return packed, blank.expand(len(packed), self.channels, *self.size)
+
     def to_dict(self) -> dict[str, Any]:
         values = asdict(self)
         if self.max_value is None:  # as it was written before there was one
@@ -69,6 +95,52 @@ class Preprocess:
             std=tuple(values["std"]),
             max_value=values.get("max_value"),
         )
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a text becomes the network's input: its tokenizer, and how many tokens of it count.
+
+    ``tokenizer``: a fast tokenizer as its JSON text (``tokenizer.json``), special tokens included.
+    ``vocabulary``: how many tokens the network knows. Texts of more than ``max_length`` tokens are cut
+    at their end, of a pair the longer one first.
+    """
+
+    tokenizer: str = field(repr=False)
+    max_length: int
+    vocabulary: int
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the tokenizer's JSON text, in hex."""
+        return hashlib.sha256(self.tokenizer.encode()).hexdigest()
+
+    def noise(self, count: int, seed: int = 0, *, length: int = NOISE_LENGTH) -> Tensor:
+        """Random texts [count, 2, T] of ``length`` tokens, but every second one of fewer, by ``seed``."""
+        generator = torch.Generator().manual_seed(seed)
+        length = min(length, self.max_length)
+        texts = torch.zeros(count, 2, length, dtype=torch.int64)
+        texts[:, 0] = torch.randint(self.vocabulary, (count, length), generator=generator)
+        texts[1::2, :, max(1, length - 3) :] = PADDING
+        return texts
+
+    def pack(self, state: Tensor, inputs: Tensor) -> Tensor:
+        """A state [B, T, D] with a last column that is one where there is a token: [B, T, D + 1]."""
+        real = (inputs[:, 0] != PADDING).to(state)
+        return torch.cat([state, real.unsqueeze(-1)], dim=-1)
+
+    def unpack(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """The state [B, T, D], and inputs that stand in for those that it was made of."""
+        blank = torch.where(packed[..., -1] > 0, 0, PADDING)
+        return packed[..., :-1].contiguous(), torch.stack([blank, blank], dim=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the tokenizer's digest in place of the tokenizer."""
+        return {"tokenizer": self.digest, "max_length": self.max_length, "vocabulary": self.vocabulary}
+
+
+Intake: TypeAlias = Preprocess | Encoding
+"""How items become inputs: of pictures, or of texts."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +187,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without its head: ``trunk`` maps [B, K, height, width] to features [B, D].
+    """A network without its head: ``trunk`` maps a batch of inputs to features [B, D].
 
     ``unused`` names trunk parameters that no forward pass reads (left-overs of distillation heads
     and the like); they belong to a stage but never train.
@@ -124,13 +196,17 @@ class Backbone:
     trunk: nn.Module
     feature_dim: int
     stages: tuple[Stage, ...]
-    preprocess: Preprocess
+    preprocess: Intake
     source: Source
     unused: tuple[str, ...] = ()
 
     @property
     def stage_names(self) -> tuple[str, ...]:
         return tuple(stage.name for stage in self.stages)
+
+    @property
+    def takes_text(self) -> bool:
+        return isinstance(self.preprocess, Encoding)
 
 
 Factory = Callable[[], nn.Module]

@@ -1,6 +1,7 @@
 """A first guess at a network's stages, from names and structure alone.
 
-Two sources: timm's own ``group_matcher`` where a model brings one, and the module tree otherwise.
+Three sources: ``stage_groups`` of a trunk of ours that knows, timm's own ``group_matcher`` where a model
+brings one, and the module tree otherwise.
 What comes out is only a guess, a list of groups of parameter names: staging.py makes it agree with
 execution.
 """
@@ -28,6 +29,9 @@ Group = tuple[str, ...]
 
 def group_parameters(module: nn.Module, trace: Trace) -> list[Group]:
     """Every parameter of ``module`` in exactly one group, groups in order of execution."""
+    known: Any = getattr(module, "stage_groups", None)
+    if callable(known):
+        return sorted(known(trace), key=lambda group: _middle(group, trace))
     structural = _by_structure(module, trace)
     matched = _by_matcher(module)
     if matched and (len(matched) >= FEWEST or len(matched) >= len(structural)):

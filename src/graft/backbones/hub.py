@@ -46,12 +46,19 @@ def fetch_from_hub(repo: str, filename: str, size: SizeHint, revision: str | Non
         MissingFileError: the repository has no such file, or does not exist.
         BackboneError: offline, unreachable, or the download broke off.
     """
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import (
+        _CACHED_NO_EXIST,
+        constants,
+        hf_hub_download,
+        try_to_load_from_cache,
+    )
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
     cached = try_to_load_from_cache(repo, filename, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
+    if cached is _CACHED_NO_EXIST:  # the server said so before
+        raise MissingFileError(f"There is no {filename} in the Hugging Face repository {repo}.")
     what = f"{filename} of the Hugging Face repository {repo}"
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "") in (
         "1",
@@ -59,6 +66,11 @@ def fetch_from_hub(repo: str, filename: str, size: SizeHint, revision: str | Non
         "YES",
         "TRUE",
     ):
+        if isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
+            raise MissingFileError(
+                f"There is no {filename} in the cached copy of the Hugging Face repository {repo}, and "
+                "HF_HUB_OFFLINE is set."
+            )
         raise _not_had(what, "HF_HUB_OFFLINE is set and the file is not in the cache", size())
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
     found = _probe(f"{endpoint}/{repo}/resolve/{revision or 'main'}/{filename}", what, size)

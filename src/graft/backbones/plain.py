@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from graft.backbones.assembly import assemble, make_pictures
+from graft.backbones.assembly import assemble
 from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.grouping import owner_of
 from graft.backbones.heads import find_heads, put_module
@@ -61,7 +61,7 @@ def _heads_to_remove(module: nn.Module, preprocess: Preprocess, head: str | None
         found = find_heads(module)
     except BackboneError:
         return []
-    trace = trace_network(module, make_pictures(1, preprocess))
+    trace = trace_network(module, preprocess.noise(1))
     last = max(trace.first_use, key=trace.first_use.__getitem__, default="")
     names = [name for name, _ in found]
     scores = getattr(found[0][1], "out_features", getattr(found[0][1], "out_channels", None))

@@ -25,6 +25,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graft.errors import BackboneError
 
+_NEW_VALUES = {
+    f"aten::{name}"
+    for name in (
+        *("empty_like", "full_like", "ones_like", "zeros_like"),
+        *("new_empty", "new_full", "new_ones", "new_zeros", "lift_fresh", "lift_fresh_copy"),
+    )
+}
+"""Operations that take no values of a tensor, or those of a constant that was made just now, unseen."""
+
 Content = tuple[int, int]
 """What a piece of memory holds: (address, time at which it was written)."""
 
@@ -70,7 +79,8 @@ def trace_network(module: nn.Module, example: Tensor) -> Trace:
     """
     parameter = next(module.parameters(), None)
     if parameter is not None:
-        dtype = parameter.dtype if parameter.is_floating_point() else None
+        floating = parameter.is_floating_point() and example.is_floating_point()
+        dtype = parameter.dtype if floating else None
         example = example.to(parameter.device, dtype)
     recorder = _Recorder(module, example)
     with ExitStack() as stack:
@@ -167,7 +177,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         now = self.tick()
-        inputs = {_address(tensor) for tensor in self._used(args, kwargs, now)}
+        used = list(self._used(args, kwargs, now))
+        inputs = set() if func._schema.name in _NEW_VALUES else {_address(tensor) for tensor in used}
         dependent = [address for address in inputs if address in self.written]
         self.reads += [((address, self.written[address]), now) for address in dependent]
         output = func(*args, **(kwargs or {}))

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from graft.backbones.contract import Stage
 from graft.errors import BackboneError
 
+_SETTING = (str, int, float)
+
 
 class _Reached(Exception):
     def __init__(self, state: Tensor) -> None:
@@ -24,7 +26,15 @@ class _Reached(Exception):
 
 
 class _Stop(nn.Module):
-    """Stands where the first module above the cut was, and hands back what it is given."""
+    """Stands where the first module above the cut was, and hands back what it is given.
+
+    Its settings stay readable, for networks that look at a layer before they call it.
+    """
+
+    def __init__(self, replaced: nn.Module) -> None:
+        super().__init__()
+        plain = {name: value for name, value in vars(replaced).items() if isinstance(value, _SETTING)}
+        self.__dict__ |= {name: value for name, value in plain.items() if name not in self.__dict__}
 
     def forward(self, state: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
         raise _Reached(state)
@@ -40,7 +50,8 @@ class Truncated(nn.Module):
         # Leaves alone: what contains them may be walked over below the cut, or hold the cut itself.
         for name in (name for stage in above for name in stage.modules):
             memo[id(module.get_submodule(name))] = nn.Identity()
-        memo[id(module.get_submodule(entry))] = _Stop()
+        top = module.get_submodule(entry)
+        memo[id(top)] = _Stop(top)
         self.network = copy.deepcopy(module, memo)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Reading arrays: pictures and labels that are in memory already.
+"""Reading arrays: pictures or texts, and labels, that are in memory already.
 
 ``(pictures, labels)``, or ``{"train": (pictures, labels), "val": ..., "test": ...}``. Pictures are
 one array [N, H, W] or [N, H, W, K], one tensor [N, K, H, W], or a list of arrays, tensors, PIL
-images or paths. Labels are strings or whole numbers, one for each picture.
+images or paths. Texts are strings, or pairs of them. Labels are strings or whole numbers, one for each.
 
 Where a picture may have any number of labels, they are a list of lists of labels, or an array or tensor
 [N, C] of zeros and ones whose columns are called "0", "1" and so on, or as a third element says:
@@ -13,13 +13,13 @@ Shapes: N items, K channels, height H, width W, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from graft.data.items import SPLIT_NAMES, Listing, Row, display, named_classes, show
+from graft.data.items import SPLIT_NAMES, Listing, Modality, Row, Text, display, named_classes, show
 from graft.data.table import read_label
 from graft.errors import DataError, suggest
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Labels: TypeAlias = list[tuple[str, ...]]
 
 
-def list_arrays(data: Mapping[str, Any] | Sequence[Any]) -> Listing:
+def list_arrays(data: Mapping[str, Any] | Sequence[Any], modality: Modality = "picture") -> Listing:
     """The items of arrays, in their given order.
 
     Raises:
@@ -39,13 +39,14 @@ def list_arrays(data: Mapping[str, Any] | Sequence[Any]) -> Listing:
             picture in one split and any number in another.
     """
     given = data if isinstance(data, Mapping) else {"": data}
-    parts = [_labelled_rows(pair, _split(name) if name else "") for name, pair in given.items()]
+    make = text_row if modality == "text" else picture_row
+    parts = [_labelled_rows(pair, _split(name) if name else "", make) for name, pair in given.items()]
     rows = [row for part, _, _ in parts for row in part]
     if not rows:
-        raise DataError("The data has no pictures; at least two with different labels are needed.")
+        raise DataError("The data has no items; at least two with different labels are needed.")
     kinds = {kind for part, kind, _ in parts if part}
     if len(kinds) > 1:
-        raise DataError("Some splits have one label for each picture, others any number; give all alike.")
+        raise DataError("Some splits have one label for each item, others any number; give all alike.")
     named = [name for _, _, names in parts for name in names]
     classes = dict.fromkeys([*named, *named_classes(rows)])
     return Listing(tuple(rows), (), tuple(classes), kinds.pop())
@@ -58,6 +59,20 @@ def picture_row(picture: Source, number: int) -> Row:
     return Row(picture, f"item {number}")
 
 
+def text_row(text: Any, number: int) -> Row:
+    """One text, or two that belong together, unlabelled, as item ``number``.
+
+    Raises:
+        DataError: it is neither.
+    """
+    parts = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, tuple | list) else ()
+    if not 1 <= len(parts) <= 2 or not all(isinstance(part, str) for part in parts):
+        raise DataError(
+            f"item {number} is {type(text).__name__}; a text, or a pair of texts, was expected."
+        )
+    return Row(Text(*parts), f"item {number}")
+
+
 def _split(name: Any) -> str:
     known = SPLIT_NAMES.get(str(name).casefold())
     if known is None:
@@ -65,23 +80,25 @@ def _split(name: Any) -> str:
     return known
 
 
-def _labelled_rows(given: Any, split: str) -> tuple[list[Row], Kind, tuple[str, ...]]:
+def _labelled_rows(
+    given: Any, split: str, make: Callable[[Any, int], Row]
+) -> tuple[list[Row], Kind, tuple[str, ...]]:
     """The rows of one split, whether they have any number of labels, and the names of its columns."""
     shown = f" of {split}" if split else ""
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise DataError(
-            f"The data{shown} is {type(given).__name__}; a pair (pictures, labels) was expected."
+            f"The data{shown} is {type(given).__name__}; a pair (pictures or texts, labels) was expected."
         )
     pictures, labels = given[:2]
     if not hasattr(pictures, "__len__") or not hasattr(labels, "__len__"):
-        raise DataError(f"The pictures and the labels{shown} must each be an array or a list.")
+        raise DataError(f"The items and the labels{shown} must each be an array or a list.")
     if len(pictures) != len(labels):
         raise DataError(
-            f"There are {len(pictures)} pictures and {len(labels)} labels{shown}; one label for "
-            "each picture was expected."
+            f"There are {len(pictures)} items and {len(labels)} labels{shown}; one label for "
+            "each was expected."
         )
     names, kind, columns = _read_labels(labels, given[2:], shown)
-    plain = [picture_row(picture, number) for number, picture in enumerate(pictures)]
+    plain = [make(picture, number) for number, picture in enumerate(pictures)]
     ids = _unique([row.id for row in plain])
     rows = [
         Row(row.source, shown_id, label, split)
@@ -119,8 +136,8 @@ def _matrix(labels: Any, names: Sequence[Any], shown: str) -> tuple[tuple[str, .
         right = False
     if not right:
         raise DataError(
-            f"The labels{shown} are no matrix of zeros and ones with one row for each picture; that, lists "
-            "of labels, or one label for each picture was expected."
+            f"The labels{shown} are no matrix of zeros and ones with one row for each item; that, lists "
+            "of labels, or one label for each item was expected."
         )
     columns = _each(list(names[0]) if names else range(array.shape[1]), lambda name: (_one(name),), shown)
     flat = [name for (name,) in columns]
@@ -150,5 +167,5 @@ def _one(value: Any) -> str:
 
 def _several(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple | set | frozenset):
-        raise ValueError(f"label is {value!r}; a list of labels, as for other pictures, was expected")
+        raise ValueError(f"label is {value!r}; a list of labels, as for other items, was expected")
     return tuple(sorted({_one(each) for each in value}))

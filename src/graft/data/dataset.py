@@ -25,6 +25,7 @@ from graft.data.pixels import pixel_store
 from graft.data.transforms import Preset, augment, preprocess
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError, GraftError
+from graft.schedule import cut_batches
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -84,6 +85,36 @@ class Pictures(Dataset[Any]):
     def batches(self, batches: Sequence[list[Any]], workers: int = 0) -> Iterator[Batch]:
         """(pictures, targets, numbers) for each list of indices; see :class:`Loader`."""
         return iter(loader(self, batches, workers))
+
+    def order(self, indices: Sequence[int]) -> list[int]:
+        """The items in an order that is quick to compute: as they come."""
+        return list(indices)
+
+    def cut(self, draws: Sequence[Any], batch_size: int, seed: int) -> list[list[Any]]:  # noqa: ARG002
+        """Draws in batches of nearly equal size, in their order."""
+        return cut_batches(draws, batch_size)
+
+    def groups(self, indices: Sequence[Index]) -> list[list[Index]]:
+        """Indices that can be computed together: all of them."""
+        return [list(indices)]
+
+    def typical(self, count: int) -> list[int]:
+        """At most ``count`` items that take about as long as others."""
+        return list(range(min(count, len(self))))
+
+    def identity(self, index: Index) -> str:
+        """What decides an item's input beside the preprocessing: its content, and the view drawn of it."""
+        number, view = index if isinstance(index, tuple) else (index, None)
+        digest = self.items.digests[number]
+        if view is None or self.preset == "none":
+            return digest
+        drawn = f"{digest} {self.preset} {self.flip} {view_seed(self.seed, view, digest)}"
+        return hashlib.blake2b(drawn.encode(), digest_size=16).hexdigest()
+
+    @property
+    def reading(self) -> list[Any]:
+        """What decides inputs beside the preprocessing and the items' content: how pixels were read."""
+        return [self.items.max_value, self.items.max_pixels]
 
     def _decode(self, number: int) -> Decoded:
         items, how = self.items, self.preprocess

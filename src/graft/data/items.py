@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    Source: TypeAlias = Path | str | bytes | NDArray[Any] | Tensor | Image.Image
-    """Anything that image.decode accepts as one picture."""
+    Source: TypeAlias = "Path | str | bytes | NDArray[Any] | Tensor | Image.Image | Text"
+    """Anything that image.decode accepts as one picture, or a text."""
+
+Modality: TypeAlias = Literal["picture", "text"]
+"""What items are."""
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -36,22 +39,44 @@ SPLIT_NAMES = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
     "test": "test",
     "testing": "test",
 }
 """What people call the three splits, in lower case, and which one they mean."""
 
 _SHOWN = 10
+_LINE = 60  # characters of a text that are shown
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as it is classified; or two that belong together, as a question and a passage."""
+
+    first: str
+    second: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what it says, in hex."""
+        parts = [self.first] if self.second is None else [self.first, self.second]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        """The beginning, on one line."""
+        line = " ".join(self.first.split())
+        return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
 
 
 @dataclass(frozen=True, eq=False)
 class Items:
     """A table of N items, labelled or not.
 
-    ``sources``: what to decode. ``ids``: unique and safe to print or write as JSON: the path below
-    the root with forward slashes, or "item 17" for arrays. ``targets``: int64 [N] indices into the
-    task's labels, or uint8 [N, C] zeros and ones of a multi-label task; None where there are no labels.
-    ``digests``: sha256 of the content, in hex: of the file's bytes, or of the pixels of an array.
+    ``sources``: what to decode, or texts. ``ids``: unique and safe to print or write as JSON: the path
+    below the root with forward slashes, "item 17" for arrays, "line 17" for texts of a table.
+    ``targets``: int64 [N] indices into the task's labels, or uint8 [N, C] zeros and ones of a multi-label
+    task; None where there are no labels.
+    ``digests``: sha256 of the content, in hex: of the file's bytes, of an array's pixels, of a text.
     ``max_pixels`` and ``max_value``: how they were read, and will be read again (see image.decode).
     """
 
@@ -185,6 +210,11 @@ class Notes:
             for code, message in messages.items()
             if code in self.found
         )
+
+
+def modality_of(rows: Sequence[Row]) -> Modality:
+    """What rows are; pictures where there are none."""
+    return "text" if rows and isinstance(rows[0].source, Text) else "picture"
 
 
 def make_problem(code: str, message: str, examples: Sequence[str]) -> Problem:

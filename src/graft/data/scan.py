@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from graft.data.image import decode, decode_reduced, read_bytes
-from graft.data.items import Problem, Row, make_problem, show
+from graft.data.items import Problem, Row, Text, make_problem, modality_of, show
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError
 
@@ -84,15 +84,18 @@ def list_unreadable(bad: Sequence[Scanned]) -> tuple[Problem, ...]:
     """The problem that lists what cannot be read, or nothing."""
     if not bad:
         return ()
+    noun = modality_of([each.row for each in bad])
     message = (
-        "{count} unreadable picture{s} left out; repair or remove what is named to be rid of this warning."
+        f"{{count}} unreadable {noun}{{s}} left out; repair or remove what is named to be rid of this "
+        "warning."
     )
     return (make_problem("unreadable", message, _lines(bad)),)
 
 
 def _too_many(bad: Sequence[Scanned], count: int, allowed: int, bad_share: float) -> str:
+    noun = modality_of([each.row for each in bad])
     return (
-        f"{len(bad)} of {count} pictures cannot be read, more than the {allowed} that "
+        f"{len(bad)} of {count} {noun}s cannot be read, more than the {allowed} that "
         f"data.bad_share = {bad_share:g} allows:{show(_lines(bad))}\n"
         f"Repair or remove them, or set them aside with --set data.bad_share="
         f"{_share_for(len(bad), count):g}."
@@ -112,6 +115,9 @@ def _lines(bad: Sequence[Scanned]) -> list[str]:
 def _look(row: Row, max_pixels: int, settings: DataSettings) -> Scanned:
     if row.fault:
         return Scanned(row, "", row.fault)
+    if isinstance(row.source, Text):
+        empty = not row.source.first.strip() and not (row.source.second or "").strip()
+        return Scanned(row, row.source.digest, "it is empty" if empty else "")
     try:
         return Scanned(row, _digest(row.source, max_pixels, settings))
     except UnreadableImage as error:

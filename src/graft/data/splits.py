@@ -16,24 +16,27 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from graft.data.arrays import list_arrays, picture_row
+from graft.data.arrays import list_arrays, picture_row, text_row
 from graft.data.duplicates import find_contradictions, find_leaks
 from graft.data.folder import list_folder, list_tree
+from graft.data.hub_sets import PREFIX, list_hub
 from graft.data.items import (
     Fault,
     Items,
     Listing,
+    Modality,
     Problem,
     Row,
     Splits,
     display,
     make_fingerprint,
     make_problem,
+    modality_of,
     order_labels,
     show,
 )
 from graft.data.scan import Progress, Scanned, max_pixels_of, scan_rows, set_aside
-from graft.data.table import TABLES, list_table
+from graft.data.table import TABLES, list_table, list_tables, list_texts
 from graft.data.validation import share_by_size, split_off
 from graft.errors import DataError, suggest
 from graft.recipe import DataSettings
@@ -45,7 +48,8 @@ if TYPE_CHECKING:
     from graft.data.items import Source
 
 Data: TypeAlias = str | Path | Mapping[str, Any] | Sequence[Any]
-"""A folder or a table by its path, (pictures, labels), or a dict of such pairs by split."""
+"""A folder or a table by its path, texts of Hugging Face datasets as hf/ORG/NAME or hf/./folder,
+(pictures or texts, labels), or a dict of such pairs by split."""
 
 
 def read_splits(
@@ -53,8 +57,10 @@ def read_splits(
     settings: DataSettings = DataSettings(),  # noqa: B008 (frozen)
     seed: int = 0,
     progress: Progress | None = None,
+    modality: Modality = "picture",
 ) -> Splits:
-    """Read labelled data for training; see folder.py, table.py and arrays.py for its forms.
+    """Read labelled data for training; see folder.py, table.py, hub_sets.py and arrays.py for its
+    forms.
 
     Where the data brings no validation split and ``settings.validation`` > 0, that share of each
     class is set aside by ``seed``. The data makes the task: see table.py and arrays.py for data with any
@@ -65,7 +71,7 @@ def read_splits(
             train lacks, more unreadable pictures than ``settings.bad_share``, and what the readers
             refuse.
     """
-    listing = _list_labelled(data, settings, ("train",))
+    listing = _list_labelled(data, settings, ("train",), modality)
     given = {row.split for row in listing.rows} - {""}
     if given and "train" not in given:
         raise DataError(f"The data has {_and(given)} but no train split; name the training items train.")
@@ -81,8 +87,8 @@ def read_splits(
         *bad,
         *empty,
         *single,
-        *find_leaks(parts),
-        *find_contradictions(parts, task),
+        *find_leaks(parts, modality),
+        *find_contradictions(parts, task, modality),
     )
     return Splits(
         train=parts["train"],
@@ -99,6 +105,7 @@ def read_labelled(
     settings: DataSettings,
     task: Task,
     progress: Progress | None = None,
+    modality: Modality = "picture",
 ) -> tuple[Items, tuple[Problem, ...]]:
     """Read labelled data for evaluation, its labels looked up in ``task``.
 
@@ -109,30 +116,35 @@ def read_labelled(
             splits of which only train is there.
     """
     needs = () if _are_classes(data, task) else ("test", "val", "train")
-    listing = _held_out(_list_labelled(data, settings, needs), data)
+    listing = _held_out(_list_labelled(data, settings, needs, modality), data)
     _check_kind(listing, task)
     good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     _check_known([each.row for each in good], task, "the model")
     items = _make_items(good, task, settings)
-    return items, (*listing.problems, *bad, *find_contradictions({"test": items}, task))
+    return items, (*listing.problems, *bad, *find_contradictions({"test": items}, task, modality))
 
 
 def read_items(
     sources: Source | Sequence[Source],
     settings: DataSettings = DataSettings(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
+    modality: Modality = "picture",
 ) -> tuple[Items, tuple[Fault, ...], tuple[Problem, ...]]:
-    """Read pictures for prediction: files, folders (at any depth, by name) or pictures in memory.
+    """Read pictures or texts for prediction.
 
-    Nothing is raised for a picture that cannot be read: it is a ``Fault`` with its reason. A file
-    named here is read whatever its suffix; the same path twice is read once.
+    Pictures: files, folders (at any depth, by name) or pictures in memory. Texts: tables, files with a
+    text on each line, by their ``Path``; or texts themselves, as strings. Nothing is raised for what cannot
+    be read: it is a ``Fault`` with its reason. A file named here is read whatever its suffix; the same path
+    twice is read once.
     """
     one = isinstance(sources, str | Path) or not isinstance(sources, Sequence)
     given: Sequence[Any] = [sources] if one else sources  # type: ignore[assignment]
     rows: dict[str, Row] = {}
     problems: list[Problem] = []
     for number, source in enumerate(given):
-        listing = _list_source(source, number)
+        listing = (
+            _list_source(source, number) if modality == "picture" else _list_text(source, number, settings)
+        )
         problems += listing.problems
         for row in listing.rows:
             rows.setdefault(row.id, row)
@@ -152,16 +164,29 @@ def _list_source(source: Any, number: int) -> Listing:
     return replace(listing, problems=(*listing.problems, Problem("no-pictures", message, 1)))
 
 
-def _list_labelled(data: Data, settings: DataSettings, needs: Sequence[str]) -> Listing:
+def _list_text(source: Any, number: int, settings: DataSettings) -> Listing:
+    """A table or file of texts by its ``Path``, or one text, or a pair of them."""
+    if not isinstance(source, Path):
+        return Listing((text_row(source, number),))
+    if not source.is_file():
+        raise _not_there(source, str(source))
+    listing = list_texts(source, settings)
+    prefix = f"{source.name}, " if number else ""
+    return replace(listing, rows=tuple(replace(row, id=f"{prefix}{row.id}") for row in listing.rows))
+
+
+def _list_labelled(data: Data, settings: DataSettings, needs: Sequence[str], modality: Modality) -> Listing:
     if not isinstance(data, str | Path):
-        return list_arrays(data)
+        return list_arrays(data, modality)
+    if isinstance(data, str) and data.startswith(PREFIX):
+        return list_hub(data, settings, modality)
     path = Path(data)
     if not str(data) or not path.exists():
         raise _not_there(path, str(data))
     if path.is_dir():
-        return list_folder(path, needs=needs)
+        return list_folder(path, needs=needs) if modality == "picture" else list_tables(path, settings)
     if path.is_file() and path.suffix.lower() in TABLES:
-        return list_table(path, settings)
+        return list_table(path, settings, modality)
     raise DataError(
         f"{display(str(path))} is neither a folder nor a table that graft reads; expected a folder "
         f"of class folders, or a file ending in {', '.join(TABLES)}."
@@ -180,27 +205,27 @@ def _make_task(data: Data, listing: Listing, good: Sequence[Scanned]) -> tuple[T
     """The task from the classes that have a readable picture in train; the others are a problem."""
     train = [each.row for each in good if each.row.split in ("", "train")]
     labels = order_labels(label for row in train for label in row.labels or ())
+    noun = modality_of(listing.rows)
     if len(labels) < (1 if listing.kind == "multi-label" else 2):
-        raise DataError(_too_few(data, labels, listing.kind))
+        raise DataError(_too_few(data, labels, listing.kind, noun))
     task = Task(labels, listing.kind)
     others = [each.row for each in good if each.row.split in ("val", "test")]
     _check_known(others, task, "the train split")
-    where = "folder" if task.kind == "single-label" else "label"
-    message = (
-        f"{{count}} class(es) without a readable picture left out; add pictures or remove the {where}."
-    )
+    where = "folder" if task.kind == "single-label" and noun == "picture" else "label"
+    message = f"{{count}} class(es) without a readable {noun} left out; add {noun}s or remove the {where}."
     empty = sorted(set(listing.classes) - set(labels))
     return task, (make_problem("empty-class", message, empty),) if empty else ()
 
 
-def _too_few(data: Data, labels: Sequence[str], kind: Kind) -> str:
+def _too_few(data: Data, labels: Sequence[str], kind: Kind, noun: Modality) -> str:
     where = f" in {display(str(data))}" if isinstance(data, str | Path) else ""
     if kind == "multi-label":
-        return f"No readable training picture{where} has a label; at least one with a label is needed."
+        return f"No readable training {noun}{where} has a label; at least one with a label is needed."
     found = f"There is one class{where}, {labels[0]!r}" if labels else f"There is no class{where}"
+    how = "each in a folder of its own or " if noun == "picture" else ""
     return (
-        f"{found}; at least two classes with readable training pictures are needed, each in a "
-        "folder of its own or named in the label column."
+        f"{found}; at least two classes with readable training {noun}s are needed, {how}"
+        "named in the label column."
     )
 
 
@@ -208,8 +233,8 @@ def _check_kind(listing: Listing, task: Task) -> None:
     """Several labels for a model that tells one; one label for a model that tells several is a set."""
     if listing.kind == "multi-label" and not task.multi_label:
         raise DataError(
-            "The data gives each picture any number of labels, but the model tells exactly one; name data "
-            "with one label a picture, or train a model on data of this kind."
+            "The data gives each item any number of labels, but the model tells exactly one; name data "
+            "with one label an item, or train a model on data of this kind."
         )
 
 

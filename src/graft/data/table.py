@@ -1,4 +1,4 @@
-"""Reading a table: CSV, TSV, JSON lines or Parquet with a picture's path and a label in each row.
+"""Reading a table: CSV, TSV, JSON lines or Parquet, a picture's path or a text, and a label, in each row.
 
 Where a picture may have any number of labels, they stand in one cell with a separator between them
 ("cat|dog", with ``data.separator``), in cells that are lists (JSON lines, Parquet), or in one column of
@@ -6,8 +6,8 @@ zeros and ones for each label (``data.label`` names them all). A cell without la
 
 Values are taken as they stand: "NA" is a label like any other, and an empty cell is an error that
 names its row (but see above). Paths are relative to the table's folder. A picture that does not exist
-is a bad item like an unreadable one (scan.py); whatever makes the table itself doubtful stops the run
-here.
+is a bad item like an unreadable one (scan.py), and so is a text that is empty; whatever makes the table
+itself doubtful stops the run here. Of texts, bytes that are no UTF-8 are replaced, and told.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.data.items import (
     SPLIT_NAMES,
     Listing,
+    Modality,
     Notes,
+    Problem,
     Row,
+    Text,
     display,
     label_name,
     named_classes,
@@ -39,23 +42,43 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
+REPLACED = "\ufffd"  # what stands where bytes were no text
+_TEXT_COLUMNS = (
+    "text", "sentence", "review", "content", "body", "comment", "tweet", "message", "document", "title",
+)  # fmt: skip
+_PAIR_COLUMNS = (
+    ("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"), ("text1", "text2"),
+    ("question", "sentence"), ("text_a", "text_b"),
+)  # fmt: skip
+
 _MESSAGES = {
+    "encoding": (
+        "{count} text{s} with bytes that are not UTF-8, which stand as �; save the table as UTF-8 to be "
+        "rid of them."
+    ),
+    "column": "The texts are taken from a column that is not called text; another is named with "
+    "--set data.text=NAME. Taken:",
     "duplicate": (
         "{count} row{s} that repeat an earlier row's picture and label left out; remove them to be "
         "rid of this warning."
-    )
+    ),
 }
 
 
 @dataclass(frozen=True)
-class _Record:
+class Record:
+    """One row as it was read."""
+
     place: str  # "line 17"
     cells: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class _Columns:
-    image: str
+class Columns:
+    """Where a row's cells say what."""
+
+    items: tuple[str, ...]  # the picture's path; or the text, or both texts of a pair
+    modality: Modality
     labels: tuple[str, ...]  # one, or one for each class
     split: str | None
 
@@ -64,7 +87,7 @@ class _Columns:
 class _Form:
     """How labels are written: the columns, what separates labels in a cell, whether cells are lists."""
 
-    columns: _Columns
+    columns: Columns
     separator: str | None
     lists: bool
 
@@ -74,37 +97,113 @@ class _Form:
         return "multi-label" if several else "single-label"
 
 
-def list_table(path: Path, settings: DataSettings) -> Listing:
-    """The rows of a table, by split and id, each picture once.
+def list_table(path: Path, settings: DataSettings, modality: Modality = "picture") -> Listing:
+    """The rows of a table: pictures by split and id, each once; texts as they come.
 
     Raises:
         DataError: not readable as such a table; a column is missing; a path, label or split is
             empty or not allowed; one picture has other labels in another row. Names the rows.
     """
-    names, records = _read(path)
-    columns = _find_columns(path, names, settings)
-    found = list(records)
-    lists = any(isinstance(record.cells.get(name), list) for record in found for name in columns.labels)
+    names, records = _read(path, modality)
+    return list_records(path, find_columns(path, names, settings, modality), list(records), settings)
+
+
+def list_records(path: Path, columns: Columns, records: list[Record], settings: DataSettings) -> Listing:
+    """The rows of a table that was read from ``path``; the columns as :func:`find_columns` found them.
+
+    Raises:
+        DataError: as :func:`list_table`.
+    """
+    modality = columns.modality
+    lists = any(isinstance(record.cells.get(name), list) for record in records for name in columns.labels)
     form = _Form(columns, settings.separator, lists)
-    rows = _rows(path, found, form)
+    rows = _rows(path, records, form)
     if not rows:
-        raise DataError(f"The table {path} has no rows; one row for each picture was expected.")
-    kept, notes = _without_repeats(path, rows)
+        raise DataError(f"The table {path} has no rows; one row for each {modality} was expected.")
+    kept, notes = _without_repeats(path, rows, modality)
+    if modality == "text":
+        _note_texts(notes, kept, columns.items if settings.text is None else ())
     named = columns.labels if len(columns.labels) > 1 else ()
     classes = dict.fromkeys([*map(label_name, named), *named_classes(kept)])
-    kept.sort(key=lambda row: (row.split, row.id))
+    if modality == "picture":
+        kept.sort(key=lambda row: (row.split, row.id))
     return Listing(tuple(kept), notes.problems(_MESSAGES), tuple(classes), form.kind)
 
 
-def _read(path: Path) -> tuple[list[str], Iterable[_Record]]:
+def list_tables(folder: Path, settings: DataSettings) -> Listing:
+    """The texts of a folder's tables that are called as splits: train.csv, dev.csv, test.csv.
+
+    Raises:
+        DataError: there is none for training, two for one split, or as :func:`list_table`.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        split = SPLIT_NAMES.get(path.stem.casefold())
+        if split is None or path.suffix.lower() not in TABLES:
+            continue
+        if split in found:
+            raise DataError(
+                f"{found[split].name} and {path.name} in {folder} are both of the split {split}."
+            )
+        found[split] = path
+    if not found:
+        raise DataError(
+            f"{folder} has no table called as a split; of texts, train.csv was expected there, or one "
+            f"table by its path. Tables end in {', '.join(TABLES)}."
+        )
+    listings = {split: list_table(path, settings, "text") for split, path in found.items()}
+    kinds = {listing.kind for listing in listings.values()}
+    if len(kinds) > 1:
+        raise DataError(f"Some tables of {folder} have one label for each text, others any number.")
+    problems: dict[str, Problem] = {}  # what all tables say alike is said once
+    rows = []
+    for split, listing in listings.items():
+        rows += [replace(row, split=split, id=f"{found[split].name}, {row.id}") for row in listing.rows]
+        problems |= {str(problem): problem for problem in listing.problems}
+    classes = dict.fromkeys(name for listing in listings.values() for name in listing.classes)
+    return Listing(tuple(rows), tuple(problems.values()), tuple(classes), kinds.pop())
+
+
+def list_texts(path: Path, settings: DataSettings) -> Listing:
+    """The texts of a table without looking at labels; of any other file, each line that says something.
+
+    Raises:
+        DataError: not readable, or the column of texts cannot be told.
+    """
+    if path.suffix.lower() not in TABLES:
+        try:
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        except OSError as error:
+            raise DataError(f"Cannot read {path}: {error.strerror or error}.") from None
+        said = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        return Listing(tuple(Row(Text(line), f"line {number}") for number, line in said))
+    names, records = _read(path, "text")
+    columns = _find_texts(path, names, settings, ())
+    rows = tuple(
+        Row(Text(*(_text_cell(record.cells.get(name)) for name in columns)), record.place)
+        for record in records
+    )
+    return Listing(rows)
+
+
+def _note_texts(notes: Notes, rows: Iterable[Row], guessed: tuple[str, ...]) -> None:
+    for row in rows:
+        assert isinstance(row.source, Text)
+        if REPLACED in row.source.first or REPLACED in (row.source.second or ""):
+            notes.add("encoding", f"{row.id}: {display(str(row.source))}")
+    if guessed not in ((), ("text",)):
+        notes.add("column", " and ".join(guessed))
+
+
+def _read(path: Path, modality: Modality) -> tuple[list[str], Iterable[Record]]:
     """The names of the columns, and the records."""
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
             return _read_parquet(path)
         if suffix in (".csv", ".tsv"):
-            return _read_csv(path, "\t" if suffix == ".tsv" else ",")
-        return _read_json_lines(path)
+            return _read_csv(path, "\t" if suffix == ".tsv" else ",", _ERRORS[modality])
+        return _read_json_lines(path, _ERRORS[modality])
     except UnicodeDecodeError as error:
         raise DataError(
             f"The table {path} is not UTF-8 text (byte {error.start}); save it again as UTF-8 "
@@ -114,8 +213,12 @@ def _read(path: Path) -> tuple[list[str], Iterable[_Record]]:
         raise DataError(f"Cannot read the table {path}: {error.strerror or error}.") from None
 
 
-def _read_csv(path: Path, delimiter: str) -> tuple[list[str], list[_Record]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+_ERRORS: dict[Modality, str] = {"picture": "strict", "text": "replace"}
+
+
+def _read_csv(path: Path, delimiter: str, errors: str) -> tuple[list[str], list[Record]]:
+    csv.field_size_limit(2**31 - 1)  # a text may be a book
+    with path.open(encoding="utf-8-sig", newline="", errors=errors) as file:
         header = file.readline()
         if delimiter == "," and "," not in header and ";" in header:
             delimiter = ";"  # what spreadsheets write where the comma is a decimal point
@@ -130,13 +233,13 @@ def _read_csv(path: Path, delimiter: str) -> tuple[list[str], list[_Record]]:
     return names, records
 
 
-def _csv_record(path: Path, names: list[str], cells: list[str], line: int) -> _Record:
+def _csv_record(path: Path, names: list[str], cells: list[str], line: int) -> Record:
     if len(cells) != len(names):
         raise DataError(
             f"Line {line} of {path} has {len(cells)} cells where the header has {len(names)}; "
             "quote cells that contain the separator."
         )
-    return _Record(f"line {line}", dict(zip(names, cells, strict=True)))
+    return Record(f"line {line}", dict(zip(names, cells, strict=True)))
 
 
 def _check_unique(path: Path, names: list[str]) -> None:
@@ -145,12 +248,12 @@ def _check_unique(path: Path, names: list[str]) -> None:
         raise DataError(f"The table {path} names a column twice: {twice}; rename one of them.")
 
 
-def _read_json_lines(path: Path) -> tuple[list[str], list[_Record]]:
+def _read_json_lines(path: Path, errors: str) -> tuple[list[str], list[Record]]:
     records = []
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig", errors=errors) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                records.append(_Record(f"line {number}", _json_object(path, number, line)))
+                records.append(Record(f"line {number}", _json_object(path, number, line)))
     names = dict.fromkeys(name for record in records for name in record.cells)
     return list(names), records
 
@@ -168,7 +271,7 @@ def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
     return value
 
 
-def _read_parquet(path: Path) -> tuple[list[str], Iterator[_Record]]:
+def _read_parquet(path: Path) -> tuple[list[str], Iterator[Record]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -180,7 +283,7 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterator[_Record]]:
     names = list(table.column_names)
     _check_unique(path, names)
     rows = enumerate(_parquet_rows(table), start=1)
-    return names, (_Record(f"row {number}", row) for number, row in rows)
+    return names, (Record(f"row {number}", row) for number, row in rows)
 
 
 def _parquet_rows(table: Any) -> Iterator[dict[str, Any]]:
@@ -188,16 +291,56 @@ def _parquet_rows(table: Any) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _find_columns(path: Path, names: list[str], settings: DataSettings) -> _Columns:
+def find_columns(path: Path, names: list[str], settings: DataSettings, modality: Modality) -> Columns:
+    """Which of the columns ``names`` hold items, labels and splits; ``path`` is for messages.
+
+    Raises:
+        DataError: one is missing, or the column of texts cannot be told.
+    """
     labels = (settings.label,) if isinstance(settings.label, str) else settings.label
-    for key, name in (("image", settings.image), *(("label", label) for label in labels)):
-        if name not in names:
-            raise _missing_column(path, key, name, names)
+    if modality == "picture" and settings.image not in names:
+        raise _missing_column(path, "image", settings.image, names)
+    for label in labels:
+        if label not in names:
+            raise _missing_column(path, "label", label, names)
+    others = (*labels, settings.split)
+    items = (settings.image,) if modality == "picture" else _find_texts(path, names, settings, others)
     if settings.split in names:
-        return _Columns(settings.image, labels, settings.split)
+        return Columns(items, modality, labels, settings.split)
     if settings.split != type(settings)().split:  # asked for by name
         raise _missing_column(path, "split", settings.split, names)
-    return _Columns(settings.image, labels, None)
+    return Columns(items, modality, labels, None)
+
+
+def _find_texts(
+    path: Path, names: list[str], settings: DataSettings, others: Sequence[str]
+) -> tuple[str, ...]:
+    """The column of texts, or both of pairs: as named, by what they are usually called, or the only one."""
+    if settings.text is not None:
+        asked = (settings.text,) if isinstance(settings.text, str) else settings.text
+        for name in asked:
+            if name not in names:
+                raise _missing_column(path, "text", name, names)
+        return asked
+    for pair in _PAIR_COLUMNS:
+        if set(pair) <= set(names):
+            return pair
+    left = [name for name in names if name not in others]
+    usual = [name for known in _TEXT_COLUMNS for name in left if name.casefold() == known]
+    if usual:
+        return (usual[0],)
+    if len(left) == 1:
+        return (left[0],)
+    raise DataError(
+        f"Which column of {path} holds the texts cannot be told; its columns are: "
+        f"{', '.join(map(repr, names)) or 'none'}. Name it with --set data.text=NAME, or both of pairs "
+        'with --set data.text=\'["NAME", "NAME"]\'.'
+    )
+
+
+def _text_cell(value: Any) -> str:
+    """A cell as text; nothing where it is empty, and numbers as they are written."""
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _missing_column(path: Path, key: str, name: str, names: list[str]) -> DataError:
@@ -208,7 +351,7 @@ def _missing_column(path: Path, key: str, name: str, names: list[str]) -> DataEr
     )
 
 
-def _rows(path: Path, records: list[_Record], form: _Form) -> list[Row]:
+def _rows(path: Path, records: list[Record], form: _Form) -> list[Row]:
     faults: list[str] = []
     rows: list[Row] = []
     for record in records:
@@ -224,18 +367,26 @@ def _rows(path: Path, records: list[_Record], form: _Form) -> list[Row]:
     return rows
 
 
-def _row(folder: Path, record: _Record, form: _Form) -> Row:
+def _row(folder: Path, record: Record, form: _Form) -> Row:
     """Raises ValueError, in words, for a cell that cannot be used."""
     columns = form.columns
-    name = record.cells.get(columns.image)
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"{columns.image} is {name!r}; the path of a picture was expected")
-    if "\0" in name:
-        raise ValueError(f"{columns.image} is {name!r}; a path has no zero byte")
-    source, shown = _locate(folder, name.strip())
+    source: Path | Text
+    if columns.modality == "text":
+        source, shown = Text(*(_text_cell(record.cells.get(name)) for name in columns.items)), record.place
+    else:
+        source, shown = _picture(folder, record.cells.get(columns.items[0]), columns.items[0])
     labels = _labels(record.cells, form)
     split = "" if columns.split is None else _split(record.cells.get(columns.split), columns.split)
-    return Row(source, shown, labels, split, record.place)
+    place = "" if columns.modality == "text" else record.place
+    return Row(source, shown, labels, split, place)
+
+
+def _picture(folder: Path, name: Any, column: str) -> tuple[Path, str]:
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"{column} is {name!r}; the path of a picture was expected")
+    if "\0" in name:
+        raise ValueError(f"{column} is {name!r}; a path has no zero byte")
+    return _locate(folder, name.strip())
 
 
 def _labels(cells: Mapping[str, Any], form: _Form) -> tuple[str, ...]:
@@ -299,8 +450,13 @@ def _locate(folder: Path, name: str) -> tuple[Path, str]:
     return whole, display(below.as_posix())
 
 
-def _without_repeats(path: Path, rows: list[Row]) -> tuple[list[Row], Notes]:
-    """Each picture once a split; the same picture with other labels is an error."""
+def _without_repeats(path: Path, rows: list[Row], modality: Modality) -> tuple[list[Row], Notes]:
+    """Each picture once a split; the same picture with other labels is an error.
+
+    Texts stay: people write the same words, and mean different things by them.
+    """
+    if modality == "text":
+        return list(rows), Notes()
     first: dict[Any, Row] = {}
     labelled: dict[Any, Row] = {}
     notes, conflicts = Notes(), []

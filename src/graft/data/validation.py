@@ -31,12 +31,11 @@ ENOUGH = 30  # validation items of the median class
 LARGEST_SHARE, SMALLEST_SHARE = 0.2, 0.05
 
 _SINGLE = (
-    "{count} class(es) with one distinct picture kept whole for training and not validated; add "
-    "pictures to them."
+    "{count} class(es) with one distinct item kept whole for training and not validated; add items to them."
 )
 _UNVALIDATED = (
-    "{count} label(s) that no picture set aside for validation has, so that nothing can be said of "
-    "them; add pictures with them."
+    "{count} label(s) that no item set aside for validation has, so that nothing can be said of "
+    "them; add items with them."
 )
 
 

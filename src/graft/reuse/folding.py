@@ -16,27 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from graft.backbones.contract import Preprocess
+from graft.backbones.contract import Intake
+from graft.backbones.modes import attending
 from graft.batchnorm import plain_norms
-from graft.numerics import Forward
+from graft.numerics import Forward, to_device
 from graft.reuse.forwards import replace_forward, restore_forwards
 
 CLOSE = 1e-4  # absolute plus relative, between the features of the folded and of the plain network
 
 
 @contextmanager
-def resting(trunk: nn.Module, preprocess: Preprocess, how: Forward, device: torch.device) -> Iterator[None]:
-    """Inside, the trunk is on ``device``, in eval mode, and folded where ``how`` says so."""
+def resting(trunk: nn.Module, intake: Intake, how: Forward, device: torch.device) -> Iterator[None]:
+    """Inside, the trunk is on ``device``, in eval mode, and attends and is folded as ``how`` says."""
     trunk.eval().to(device)
-    noise = noise_for(preprocess).to(device, memory_format=torch.channels_last)
-    with folded(trunk, noise) if how.folded else nullcontext():
+    noise = to_device(noise_for(intake), device)
+    with attending(trunk, how.attention), folded(trunk, noise) if how.folded else nullcontext():
         yield
 
 
-def noise_for(preprocess: Preprocess) -> Tensor:
-    """Two pictures of noise [2, K, h, w], always the same: what a network makes of them tells it apart."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, preprocess.channels, *preprocess.size, generator=generator)
+def noise_for(intake: Intake) -> Tensor:
+    """Two inputs of noise, always the same: what a network makes of them tells it apart."""
+    return intake.noise(2, 1)
 
 
 @contextmanager

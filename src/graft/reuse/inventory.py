@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from graft.errors import StoreError
 from graft.files import read_json
 
-FORMAT = 1
+FORMAT = 2
 CHUNK_ENDING, PART_ENDING, ABOUT = ".safetensors", ".part", "about.json"
 VARIABLE = "GRAFT_STORE"
 _SPACE = re.compile("[0-9a-f]{32}")  # nothing else in the folder is ours
@@ -89,11 +89,12 @@ def keys_of(chunk: Path) -> list[str] | None:
     try:
         with safe_open(chunk, framework="numpy") as file:
             header = file.metadata() or {}
-            count = file.get_slice("rows").get_shape()[0]
-        keys = json.loads(header["keys"])
-    except (OSError, SafetensorError, KeyError, ValueError, IndexError):
+            length = file.get_slice("rows").get_shape()[0]
+        keys, sizes = json.loads(header["keys"]), json.loads(header["sizes"])
+        fits = len(keys) == len(sizes) and sum(sizes) == length
+    except (OSError, SafetensorError, KeyError, ValueError, IndexError, TypeError):
         return None
-    sound = header.get("format") == str(FORMAT) and isinstance(keys, list) and len(keys) == count
+    sound = header.get("format") == str(FORMAT) and isinstance(keys, list) and fits
     return [str(key) for key in keys] if sound else None
 
 

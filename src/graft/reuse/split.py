@@ -4,9 +4,13 @@ The network's own ``forward`` runs in both parts, whatever it does between its m
 is left at the upper one's entry (the module whose input is all that is handed up, as the trace found). In
 the upper part the modules below hand back zeros of the right shape without computing anything, and the
 entry is given the state. A split is tried before it is used: with NaN instead of those zeros the features
-must come out as those of the whole network, so nothing else can have been handed up.
+must come out as those of the whole network, so nothing else can have been handed up. Modules below whose
+output is the same for every input (rotary positions, normalised position embeddings) compute as ever.
 
-Shapes: B pictures, K channels, h, w of the input, D features; a state is [B, …].
+With the states of texts goes where their tokens are (``Encoding.pack``), from which the upper part has its
+mask.
+
+Shapes: B items, D features; inputs are [B, …] as the network takes them, and a state is [B, …].
 """
 
 from __future__ import annotations
@@ -20,14 +24,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
-from graft.backbones.contract import Backbone
+from graft.backbones.contract import NOISE_LENGTH, Backbone, Encoding, Intake
 from graft.backbones.truncation import is_within
 from graft.errors import BackboneError
 from graft.reuse.forwards import replace_forward, restore_forwards
 
-TRIED_WITH = 3  # pictures; shapes were noted with another number, so that none is taken for fixed
+TRIED_WITH = 3  # items; shapes were noted with another number, so that none is taken for fixed
 CLOSE = 1e-5  # absolute plus relative, between the features of the split and of the whole network
 
 
@@ -37,7 +41,7 @@ class Split:
 
     ``entry``: the module that is given the state. ``skipped``: the outermost modules that lie wholly
     below, each with the outputs of its calls, as shapes and types (of a batch of one). ``row``: the shape
-    of one picture's state.
+    of one item's state, of texts with the most tokens.
     """
 
     above: str
@@ -49,14 +53,19 @@ class Split:
 
 @dataclass(frozen=True)
 class _Blank:
-    """A tensor of which only the form is known; ``batched``: its first dimension is that of the batch."""
+    """A tensor of which only the form is known; None in ``shape`` stands for the length of texts.
 
-    shape: tuple[int, ...]
+    ``batched``: its first dimension is that of the batch.
+    """
+
+    shape: tuple[int | None, ...]
     dtype: torch.dtype
     batched: bool
 
-    def fill(self, batch: int, value: float, device: torch.device) -> Tensor:
-        shape = (batch, *self.shape[1:]) if self.batched else self.shape
+    def fill(self, batch: int, length: int, value: float, device: torch.device) -> Tensor:
+        shape = [length if size is None else size for size in self.shape]
+        if self.batched:
+            shape[0] = batch
         kind = self.dtype if self.dtype.is_floating_point else None
         return torch.full((), value if kind else 0, dtype=self.dtype, device=device).expand(shape)
 
@@ -83,11 +92,11 @@ def find_split(backbone: Backbone, below: int) -> Split | None:
 
 @contextmanager
 def split_trunk(
-    trunk: nn.Module, split: Split | None, size: tuple[int, ...], *, blank: float = 0.0
+    trunk: nn.Module, split: Split | None, intake: Intake, *, blank: float = 0.0
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Inside, ``trunk`` takes states [B, …] in place of pictures of ``size`` (K, h, w).
+    """Inside, ``trunk`` takes states [B, …] in place of the inputs that ``intake`` makes.
 
-    Yields what makes states of pictures: the lower part. ``split``: None is above all stages, so that
+    Yields what makes states of inputs: the lower part. ``split``: None is above all stages, so that
     states are features. ``blank``: what the modules below seem to hand back.
     """
     replaced: dict[nn.Module, Any] = {}
@@ -98,7 +107,7 @@ def split_trunk(
         finally:
             restore_forwards(replaced)
         return
-    parts = _Parts(split, trunk.forward, size, blank)
+    parts = _Parts(split, trunk.forward, intake, blank)
     hook = trunk.get_submodule(split.entry).register_forward_pre_hook(parts.enter, with_kwargs=True)
     try:
         for name, outputs in split.skipped:
@@ -117,26 +126,29 @@ class _Parts:
 
     split: Split
     whole: Callable[[Tensor], Any]
-    size: tuple[int, ...]
+    intake: Intake
     blank: float
+    length: int = 0
     state: Tensor = field(default_factory=lambda: torch.empty(0))
     lowers: bool = False
     entered: bool = False
     calls: Counter[str] = field(default_factory=Counter)
 
-    def lower(self, pictures: Tensor) -> Tensor:
+    def lower(self, inputs: Tensor) -> Tensor:
         self.lowers = True
         try:
-            self.whole(pictures)
+            self.whole(inputs)
         except _Reached as reached:
-            return reached.state
+            return self.intake.pack(reached.state, inputs)
         finally:
             self.lowers = False
         raise BackboneError(f"The network did not come to its stage {self.split.above} on this input.")
 
     def resume(self, state: Tensor) -> Any:
-        self.state, self.entered, self.calls = state, False, Counter()
-        return self.whole(torch.zeros((), device=state.device).expand(len(state), *self.size))
+        self.entered, self.calls = False, Counter()
+        self.state, inputs = self.intake.unpack(state)
+        self.length = inputs.shape[-1]
+        return self.whole(inputs)
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """At the entry: leave with its input, or go on with the state in its place."""
@@ -160,44 +172,84 @@ class _Parts:
 
     def _fill(self, value: Any) -> Any:
         if isinstance(value, _Blank):
-            return value.fill(len(self.state), self.blank, self.state.device)
+            return value.fill(len(self.state), self.length, self.blank, self.state.device)
         return value
 
 
 def _note(backbone: Backbone, place: int, entry: str) -> Split | None:
     """The split at ``place``, with the form of what modules below hand back; None if it is not reached."""
-    trunk = backbone.trunk
+    trunk, intake = backbone.trunk, backbone.preprocess
     above = {name for stage in backbone.stages[place:] for name in stage.modules}
-    outputs: dict[str, list[Any]] = {name: [] for name in _below(trunk, above, entry)}
+    split = Split(backbone.stages[place].name, place, entry)
+    names = _below(trunk, above, entry)
+    examples = [intake.noise(1, 0), intake.noise(1, 1), _of_another_length(intake)]
+    noted = []
+    for example in examples:
+        try:
+            with (
+                _resting(trunk),
+                _noting(trunk, names) as outputs,
+                split_trunk(trunk, split, intake) as lower,
+            ):
+                state = lower(_on_device(example, trunk))
+        except (BackboneError, RuntimeError, ValueError, TypeError):
+            return None
+        noted.append((outputs, state))
+    (first, state), (second, _), (third, other) = noted
+    called: list[str] = []  # the outermost: names come in the order of the tree
+    for name, found in first.items():
+        inside = any(is_within(name, outer) for outer in called)
+        if found and not inside and not _alike(found, second[name]):
+            called.append(name)
+    skipped = tuple((name, tuple(tree_map(_blank, first[name], third[name]))) for name in called)
+    row = tuple(state.shape[1:])
+    if isinstance(intake, Encoding):
+        row = tuple(
+            intake.max_length if size != size_of_other else size
+            for size, size_of_other in zip(row, other.shape[1:], strict=True)
+        )
+    return replace(split, skipped=skipped, row=row)
+
+
+def _of_another_length(intake: Intake) -> Tensor:
+    """One more example, of another length where lengths differ."""
+    return intake.noise(1, length=NOISE_LENGTH - 2) if isinstance(intake, Encoding) else intake.noise(1)
+
+
+@contextmanager
+def _noting(trunk: nn.Module, names: list[str]) -> Iterator[dict[str, list[Any]]]:
+    """Inside, what the modules of these names hand back is collected, call by call."""
+    outputs: dict[str, list[Any]] = {name: [] for name in names}
 
     def note(name: str) -> Any:
         def look(_module: nn.Module, _args: Any, output: Any) -> None:
-            outputs[name].append(tree_map(_blank, output))
+            outputs[name].append(output)
 
         return look
 
-    hooks = [trunk.get_submodule(name).register_forward_hook(note(name)) for name in outputs]
-    split = Split(backbone.stages[place].name, place, entry)
+    hooks = [trunk.get_submodule(name).register_forward_hook(note(name)) for name in names]
     try:
-        example = _example(backbone, 1)
-        with _resting(trunk), split_trunk(trunk, split, tuple(example.shape[1:])) as lower:
-            state = lower(example)
-    except (BackboneError, RuntimeError, ValueError, TypeError):
-        return None
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
-    called: list[str] = []  # the outermost: names come in the order of the tree
-    for name, found in outputs.items():
-        if found and not any(is_within(name, outer) for outer in called):
-            called.append(name)
-    skipped = tuple((name, tuple(outputs[name])) for name in called)
-    return replace(split, skipped=skipped, row=tuple(state.shape[1:]))
 
 
-def _blank(value: Any) -> Any:
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two outputs are the same: what does not depend on the input need not be left out."""
+    ones, others = tree_flatten(one)[0], tree_flatten(other)[0]
+    return len(ones) == len(others) and all(
+        isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
+        for a, b in zip(ones, others, strict=True)
+    )
+
+
+def _blank(value: Any, other: Any) -> Any:
     if isinstance(value, Tensor):
-        return _Blank(tuple(value.shape), value.dtype, value.ndim > 0 and value.shape[0] == 1)
+        shape = [
+            size if size == same else None for size, same in zip(value.shape, other.shape, strict=True)
+        ]
+        return _Blank(tuple(shape), value.dtype, value.ndim > 0 and value.shape[0] == 1)
     return value
 
 
@@ -214,24 +266,22 @@ def _ends(name: str) -> list[int]:
 
 def _holds(backbone: Backbone, split: Split) -> bool:
     """Whether both parts together give the features of the whole, with nothing else handed up."""
-    trunk, pictures = backbone.trunk, _example(backbone, TRIED_WITH)
+    trunk = backbone.trunk
+    inputs = _on_device(backbone.preprocess.noise(TRIED_WITH), trunk)
     try:
         with _resting(trunk):
-            whole = trunk(pictures)
-            with split_trunk(trunk, split, tuple(pictures.shape[1:]), blank=math.nan) as lower:
-                state = lower(pictures)
+            whole = trunk(inputs)
+            with split_trunk(trunk, split, backbone.preprocess, blank=math.nan) as lower:
+                state = lower(inputs)
                 parts = trunk(state.clone()) if len(state) == TRIED_WITH else None
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
     return parts is not None and bool(torch.isclose(parts, whole, rtol=CLOSE, atol=CLOSE).all())
 
 
-def _example(backbone: Backbone, count: int) -> Tensor:
-    preprocess = backbone.preprocess
-    generator = torch.Generator().manual_seed(0)
-    shape = (count, preprocess.channels, *preprocess.size)
-    parameter = next(backbone.trunk.parameters(), torch.empty(0))
-    return torch.randn(shape, generator=generator).to(parameter.device)
+def _on_device(inputs: Tensor, trunk: nn.Module) -> Tensor:
+    parameter = next(trunk.parameters(), None)
+    return inputs if parameter is None else inputs.to(parameter.device)
 
 
 @contextmanager

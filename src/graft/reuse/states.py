@@ -1,12 +1,13 @@
 """Items as the states that a frozen lower part hands up: taken from the store, else computed and kept.
 
 A row is known by the content of its item and the view that was drawn of it; its space by everything else
-that decides it: the values of the lower part as they are now, what the network makes of a fixed noise
-picture (which tells another network, library or processor where the values do not), where it is split, how
-pictures are read and prepared, and the arithmetic. Rows are computed in batches of a fixed size, filled up
-with blanks, so that their bits do not depend on what is missing besides them.
+that decides it: the values of the lower part as they are now, what the network makes of fixed noise
+(which tells another network, library or processor where the values do not), where it is split, how
+items are read and prepared, and the arithmetic. Rows are computed in batches of a fixed size, filled up
+with blanks, so that their bits do not depend on what is missing besides them; those of texts among texts
+of their own length, in batches of a multiple of ``STEP``.
 
-Shapes: B items of a batch, K channels, h, w of the input; a state is [B, …].
+Shapes: B items of a batch; inputs are [B, …] as the network takes them, a state is [B, …].
 """
 
 from __future__ import annotations
@@ -20,23 +21,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from graft.backbones.assembly import tensors_digest
-from graft.backbones.contract import Backbone, Stage
+from graft.backbones.contract import PADDING, Backbone, Encoding, Stage
 from graft.backbones.truncation import is_within
-from graft.data.dataset import Batch, Index, Pictures, loader, view_seed
-from graft.numerics import Forward
+from graft.data.dataset import Batch, Index, Pictures, loader
+from graft.data.inputs import Inputs
+from graft.data.texts import number_of
+from graft.numerics import Forward, to_device
 from graft.reuse.folding import noise_for
 from graft.reuse.store import Space, Store
 
-_LIBRARIES = ("torch", "torchvision", "pillow")  # that make pictures and states
+_LIBRARIES = {  # that make inputs and states
+    "picture": ("torch", "torchvision", "pillow"),
+    "text": ("torch", "tokenizers", "transformers"),
+}
+STEP = 8  # texts: batches are of a multiple of so many
 
 
 @dataclass(frozen=True)
 class Lower:
-    """The frozen part of a network: ``run`` maps pictures [B, K, h, w] on ``device`` to states [B, …].
+    """The frozen part of a network: ``run`` maps inputs [B, …] on ``device`` to states [B, …].
 
-    ``autocast``: what it computes under. ``batch``: how many pictures it computes together.
+    ``autocast``: what it computes under. ``batch``: how many items it computes together, at most.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -44,26 +52,39 @@ class Lower:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     batch: int = Forward().batch
 
-    def compute(self, pictures: Tensor) -> Tensor:
-        """The states of at most ``batch`` pictures, computed among blanks; on the CPU, channels last."""
-        full = pictures.new_zeros(self.batch, *pictures.shape[1:])
-        full[: len(pictures)] = pictures
+    def compute(self, inputs: Tensor) -> Tensor:
+        """The states of at most ``batch`` items, computed among blanks; on the CPU, channels last."""
+        size = self.batch if inputs.is_floating_point() else -(-len(inputs) // STEP) * STEP
+        full = inputs.new_zeros(size, *inputs.shape[1:])
+        full[: len(inputs)] = inputs
         with torch.no_grad(), self.autocast():
-            found = self.run(full.to(self.device, memory_format=torch.channels_last))
-        found = found[: len(pictures)].cpu()
+            found = self.run(to_device(full, self.device))
+        found = found[: len(inputs)].cpu()
         return found.permute(0, 2, 3, 1).contiguous() if found.ndim == 4 else found.contiguous()
 
 
 @dataclass(frozen=True)
 class States:
-    """Items as states; takes the place of ``Pictures`` where batches are wanted."""
+    """Items as states; takes the place of ``Inputs`` where batches are wanted."""
 
-    pictures: Pictures
+    inputs: Inputs
     lower: Lower
     space: Space
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.inputs)
+
+    def order(self, indices: Sequence[int]) -> list[int]:
+        """As of the inputs."""
+        return self.inputs.order(indices)
+
+    def typical(self, count: int) -> list[int]:
+        """As of the inputs."""
+        return self.inputs.typical(count)
+
+    def cut(self, draws: Sequence[Any], batch_size: int, seed: int) -> list[list[Any]]:
+        """As of the inputs."""
+        return self.inputs.cut(draws, batch_size, seed)
 
     def batches(self, batches: Sequence[list[Any]], workers: int = 0) -> Iterator[Batch]:
         """(states [B, …] on the CPU, targets, int64 [B] numbers) for each list of indices.
@@ -71,27 +92,27 @@ class States:
         Raises:
             DataError: an item that is not in the store can no longer be read.
         """
-        keys = [[self._key(index) for index in batch] for batch in batches]
+        keys = [[self.inputs.identity(index) for index in batch] for batch in batches]
         wanted: set[str] = set()
-        missing: list[list[Any]] = []  # for each batch, what no earlier one computes either
+        missing: list[list[list[Index]]] = []  # for each batch, what no earlier one computes, in groups
         for batch, own in zip(batches, keys, strict=True):
             new = dict(zip(own, batch, strict=True))
-            missing.append([new[key] for key in new if key not in wanted and key not in self.space])
+            absent = [new[key] for key in new if key not in wanted and key not in self.space]
+            missing.append(self.inputs.groups(absent) if absent else [])
             wanted |= new.keys()
-        loading = iter(loader(self.pictures, [each for each in missing if each], workers))
+        loading = self._load([group for groups in missing for group in groups], workers)
         try:
-            for batch, own, absent in zip(batches, keys, missing, strict=True):
+            for batch, own, groups in zip(batches, keys, missing, strict=True):
                 rows = self.space.read(own)
-                if absent:
-                    tensors, _, _ = next(loading)
-                    rows |= self._compute([self._key(index) for index in absent], tensors)
+                for group in groups:
+                    rows |= self._compute(group, next(loading))
                 lost = [index for key, index in zip(own, batch, strict=True) if key not in rows]
                 if lost:  # damaged, removed by another process, or not kept
-                    again = list({self._key(index): index for index in lost}.values())
-                    tensors = torch.stack([self.pictures[index][0] for index in again])
-                    rows |= self._compute([self._key(index) for index in again], tensors)
-                numbers = [index[0] if isinstance(index, tuple) else index for index in batch]
-                targets = [self.pictures.target(number) for number in numbers]
+                    again = list({self.inputs.identity(index): index for index in lost}.values())
+                    for group in self.inputs.groups(again):
+                        rows |= self._compute(group, next(self._load([group], 0)))
+                numbers = [number_of(index) for index in batch]
+                targets = [self.inputs.target(number) for number in numbers]
                 yield (
                     _batch_of([rows[key] for key in own]),
                     torch.utils.data.default_collate(targets),
@@ -100,26 +121,34 @@ class States:
         finally:  # also where the run is interrupted
             self.space.flush()
 
-    def _compute(self, keys: list[str], tensors: Tensor) -> dict[str, Tensor]:
+    def _load(self, groups: list[list[Index]], workers: int) -> Iterator[Tensor]:
+        """Inputs of each group in turn."""
+        if isinstance(self.inputs, Pictures):
+            return (tensors for tensors, _, _ in loader(self.inputs, groups, workers))
+        return (tensors for tensors, _, _ in self.inputs.batches(groups))
+
+    def _compute(self, group: Sequence[Index], inputs: Tensor) -> dict[str, Tensor]:
         rows: dict[str, Tensor] = {}
         size = self.lower.batch
-        for start in range(0, len(tensors), size):
-            part = tensors[start : start + size]
-            rows |= zip(keys[start : start + size], self.lower.compute(part), strict=True)
+        keys = [self.inputs.identity(index) for index in group]
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            rows |= zip(keys[start : start + size], _rows_of(self.lower.compute(part), part), strict=True)
         self.space.add(rows)
         return rows
 
-    def _key(self, index: Index) -> str:
-        pictures = self.pictures
-        number, view = index if isinstance(index, tuple) else (index, None)
-        digest = pictures.items.digests[number]
-        if view is None or pictures.preset == "none":
-            return digest
-        drawn = f"{digest} {pictures.preset} {pictures.flip} {view_seed(pictures.seed, view, digest)}"
-        return hashlib.blake2b(drawn.encode(), digest_size=16).hexdigest()
+
+def _rows_of(states: Tensor, inputs: Tensor) -> list[Tensor]:
+    """A row for each item; of texts' tokens, as many as it has."""
+    if inputs.is_floating_point() or states.ndim == 2:
+        return list(states)
+    lengths = (inputs[:, 0] != PADDING).sum(1).tolist()
+    return [row[:length] for row, length in zip(states, lengths, strict=True)]
 
 
 def _batch_of(rows: list[Tensor]) -> Tensor:
+    if rows[0].ndim == 2:  # tokens: of texts, as many as each has, and no more are marked as such
+        return pad_sequence(rows, batch_first=True)
     whole = torch.stack(rows)
     return whole.permute(0, 3, 1, 2) if whole.ndim == 4 else whole
 
@@ -129,30 +158,32 @@ def open_space(
     backbone: Backbone,
     trunk: nn.Module,
     lower: Lower,
-    pictures: Pictures,
+    inputs: Inputs,
     *,
     upper: Sequence[Stage],
     precision: str,
     what: str | None = None,
 ) -> Space:
-    """The space of what ``lower`` makes of ``pictures``, with the values below ``upper`` as they are.
+    """The space of what ``lower`` makes of ``inputs``, with the values below ``upper`` as they are.
 
     ``what`` names rows that are not simply the state below ``upper``.
     """
-    preprocess, noise = backbone.preprocess, noise_for(backbone.preprocess)[: lower.batch]
+    intake = backbone.preprocess
+    noise = noise_for(intake)[: lower.batch]
+    libraries = _LIBRARIES["text" if backbone.takes_text else "picture"]
     below = what or (upper[0].name if upper else "the head")
     identity = {
         "values": tensors_digest(_lower_values(trunk, upper)),
         "behaviour": _digest(lower.compute(noise)),
         "below": below,
-        "preprocess": preprocess.to_dict(),
-        "reading": [pictures.items.max_value, pictures.items.max_pixels],
-        "arithmetic": [lower.device.type, precision, lower.batch, *(version(name) for name in _LIBRARIES)],
+        "preprocess": intake.to_dict(),
+        "reading": inputs.reading,
+        "arithmetic": [lower.device.type, precision, lower.batch, *(version(name) for name in libraries)],
     }
     about = {
         "backbone": backbone.source.id,
         "below": below,
-        "pixels": list(preprocess.size),
+        "input": f"{intake.max_length} tokens" if isinstance(intake, Encoding) else list(intake.size),
         "precision": precision,
     }
     return store.space(identity, about)

@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Space:
     unkept: int = 0
     """How many rows could not be kept."""
     _rows: dict[str, tuple[Path, int]] = field(default_factory=dict)
-    _chunks: dict[Path, Tensor | None] = field(default_factory=dict)
+    _chunks: dict[Path, _Chunk | None] = field(default_factory=dict)
     _waiting: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,14 +113,17 @@ class Space:
             row = self._waiting.get(key)
             if row is None and key in self._rows:
                 path, number = self._rows[key]
-                rows = self._rows_of(path)
-                row = None if rows is None else rows[number]
+                chunk = self._chunk(path)
+                row = None if chunk is None else chunk.row(number)
             if row is not None:
                 found[key] = row
         return found
 
     def add(self, rows: Mapping[str, Tensor]) -> None:
-        """Keep rows, all of one shape and type, on the CPU; they are written when a chunk is full."""
+        """Keep rows, on the CPU; they are written when a chunk is full.
+
+        All are of one type and, but for their first dimension, of one shape.
+        """
         self._waiting |= {key: row.detach().clone() for key, row in rows.items() if key not in self._rows}
         if sum(row.nbytes for row in self._waiting.values()) >= CHUNK:
             self.flush()
@@ -128,22 +132,27 @@ class Space:
         """Write what waits; what cannot be written is forgotten, and counted."""
         if not self._waiting:
             return
-        keys, rows = list(self._waiting), torch.stack(list(self._waiting.values()))
+        keys, waiting = list(self._waiting), list(self._waiting.values())
         self._waiting = {}
-        path = self._write(keys, rows)
+        path = self._write(keys, torch.cat(waiting), [len(row) for row in waiting])
         if path is None:
             self.unkept += len(keys)
             return
         self._chunks[path] = _mapped(path)  # not the rows themselves: memory is not for keeping them
         self._rows |= {key: (path, number) for number, key in enumerate(keys)}
 
-    def _write(self, keys: list[str], rows: Tensor) -> Path | None:
-        listed = json.dumps(keys)
-        if not self.store.make_room(rows.nbytes + len(listed) + _HEADER, set(self._chunks)):
+    def _write(self, keys: list[str], rows: Tensor, sizes: list[int]) -> Path | None:
+        listed, cuts = json.dumps(keys), json.dumps(sizes)
+        if not self.store.make_room(rows.nbytes + len(listed) + len(cuts) + _HEADER, set(self._chunks)):
             return None
         name = uuid.uuid4().hex
         part, path = self.folder / f"{name}{PART_ENDING}", self.folder / f"{name}{CHUNK_ENDING}"
-        header = {"format": str(FORMAT), "keys": listed, "sha256": _digest(listed, rows)}
+        header = {
+            "format": str(FORMAT),
+            "keys": listed,
+            "sizes": cuts,
+            "sha256": _digest(listed, cuts, rows),
+        }
         try:
             self._begin()
             save_file({"rows": rows}, part, metadata=header)
@@ -168,48 +177,59 @@ class Space:
         self._chunks[path] = None
         self._rows |= {key: (path, number) for number, key in enumerate(keys)}
 
-    def _rows_of(self, path: Path) -> Tensor | None:
-        """A chunk's rows, mapped into memory; None, and forgotten, where it is gone or damaged."""
-        rows = self._chunks.get(path)
-        if rows is None:
-            rows = _sound_rows(path)
-            if rows is None:
+    def _chunk(self, path: Path) -> _Chunk | None:
+        """A chunk, mapped into memory; None, and forgotten, where it is gone or damaged."""
+        chunk = self._chunks.get(path)
+        if chunk is None:
+            chunk = _sound(path)
+            if chunk is None:
                 self._rows = {key: place for key, place in self._rows.items() if place[0] != path}
                 del self._chunks[path]
                 _remove(path)
                 return None
-            self._chunks[path] = rows
+            self._chunks[path] = chunk
             with contextlib.suppress(OSError):
                 os.utime(path)  # used now
-        return rows
+        return chunk
 
 
-def _mapped(path: Path) -> Tensor | None:
-    """A chunk's rows in the file, not read yet; None where it is gone."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            rows: Tensor = file.get_tensor("rows")
-    except (OSError, SafetensorError, ValueError):
-        return None
-    return rows
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows one behind the other along their first dimension, in which they may differ."""
+
+    rows: Tensor
+    ends: list[int]
+    header: dict[str, str]
+
+    def row(self, number: int) -> Tensor:
+        return self.rows[self.ends[number - 1] if number else 0 : self.ends[number]]
 
 
-def _sound_rows(path: Path) -> Tensor | None:
-    """A chunk's rows, if they are what was written."""
-    rows = _mapped(path)
-    if rows is None:
-        return None
+def _mapped(path: Path) -> _Chunk | None:
+    """A chunk in its file, its rows not read yet; None where it is gone or no such chunk."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-    except (OSError, SafetensorError):
+            rows: Tensor = file.get_tensor("rows")
+        ends = list(accumulate(json.loads(header["sizes"])))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
-    return rows if header.get("sha256") == _digest(header.get("keys", ""), rows) else None
+    return _Chunk(rows, ends, header)
 
 
-def _digest(keys: str, rows: Tensor) -> str:
-    """sha256 of the keys as they are listed, and of the rows' shape, type and bytes."""
-    found = hashlib.sha256(f"{keys} {list(rows.shape)} {rows.dtype}".encode())
+def _sound(path: Path) -> _Chunk | None:
+    """A chunk, if it is what was written."""
+    chunk = _mapped(path)
+    if chunk is None:
+        return None
+    header = chunk.header
+    found = _digest(header.get("keys", ""), header["sizes"], chunk.rows)
+    return chunk if header.get("sha256") == found else None
+
+
+def _digest(keys: str, sizes: str, rows: Tensor) -> str:
+    """sha256 of the keys and the sizes of rows as they are listed, and of their shape, type and bytes."""
+    found = hashlib.sha256(f"{keys} {sizes} {list(rows.shape)} {rows.dtype}".encode())
     found.update(rows.contiguous().view(torch.uint8).numpy().data)
     return found.hexdigest()
 

@@ -96,7 +96,7 @@ def plan_steps(ask: Ask) -> tuple[Step, ...]:
         )
     if recipe.thaw is not None and name != "gradual":
         raise RecipeError(f"thaw is a table for the strategy gradual; the strategy here is {name}.")
-    steps = _STRATEGIES[name].strategy(ask, parameter)
+    steps = _with_contrast(ask, _STRATEGIES[name].strategy(ask, parameter))
     _check_numbers(ask, steps)
     steps = tuple(
         _with_options(ask, step, number) if isinstance(step, Train) else step
@@ -161,6 +161,16 @@ def strategy_table() -> dict[str, str]:
     return {
         name: (entry.strategy.__doc__ or "").strip().split("\n")[0] for name, entry in _STRATEGIES.items()
     }
+
+
+def _with_contrast(ask: Ask, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The first stage that the recipe asks for; without the strategy's own where it wants none."""
+    own = tuple(step for step in steps if not (isinstance(step, Train) and step.objective == "contrast"))
+    if ask.recipe.contrast is None:
+        return steps
+    if ask.recipe.contrast and not ask.pretrained:
+        raise RecipeError("contrast: random weights have no features to draw together; leave it out.")
+    return (ask.contrast_phase(), *own) if ask.recipe.contrast else own
 
 
 def _with_adaptation(ask: Ask, steps: tuple[Step, ...]) -> tuple[Step, ...]:

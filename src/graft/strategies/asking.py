@@ -1,8 +1,8 @@
 """What a strategy may know, and the values that it builds its steps with.
 
-The rates are those of the field for pictures: a pretrained body moves at 1e-5 to 1e-4, a random head at
-1e-3, a solved head at three times the body's rate (after LP-FT, Kumar et al., 2022: a solved head lets
-the body move little). The floor on the number of steps follows BiT (Kolesnikov et al., 2020), which
+The rates are those of the field: a pretrained body moves at 1e-5 to 1e-4, one of texts at 2e-5, a random
+head at 1e-3, a solved head at three times the body's rate (after LP-FT, Kumar et al., 2022: a solved head
+lets the body move little). The floor on the number of steps follows BiT (Kolesnikov et al., 2020), which
 takes 500 on small data. What the recipe says about rates wins over every strategy, and is applied here.
 """
 
@@ -22,10 +22,12 @@ from graft.steps import Rates, Solve, Train
 if TYPE_CHECKING:
     from graft.evidence import Evidence
 
-BODY_RATE, EARLY_FACTOR = 1e-4, 0.1
+BODY_RATE, TEXT_BODY_RATE, EARLY_FACTOR = 1e-4, 2e-5, 0.1
 RANDOM_HEAD_RATE, SOLVED_HEAD_FACTOR = 1e-3, 3.0
 ALONE_HEAD_RATE = 1e-2  # a random head trained alone, before the body moves
 FEWEST_STEPS, MOST_EPOCHS = 500, 40
+CONTRAST_STEPS, CONTRAST_RATE = 100, 5e-5  # the rate is that of texts
+FEWEST_EPOCHS, FEWEST_TEXT_EPOCHS = 10, 3
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class Ask:
     validates: bool = True
     evidence: Evidence | None = None
     items: int | None = None
+    takes_text: bool = False
+
+    @property
+    def body_rate(self) -> float:
+        """The usual rate of a pretrained body's topmost stage: that of pictures, or of texts."""
+        return TEXT_BODY_RATE if self.takes_text else BODY_RATE
 
     @property
     def solvable(self) -> bool:
@@ -67,10 +75,14 @@ class Ask:
         wish = self.recipe.head_init
         return self.solvable if wish == "auto" else wish == "solved"
 
-    def epochs(self, least: int = 10, *, steps: int = FEWEST_STEPS, most: int = MOST_EPOCHS) -> int:
+    def epochs(
+        self, least: int | None = None, *, steps: int = FEWEST_STEPS, most: int = MOST_EPOCHS
+    ) -> int:
         """The recipe's epochs, else at least ``least`` and about ``steps`` steps, within ``most``."""
         if self.recipe.epochs is not None:
             return self.recipe.epochs
+        if least is None:
+            least = FEWEST_TEXT_EPOCHS if self.takes_text else FEWEST_EPOCHS
         return max(least, min(most, math.ceil(steps / self.steps_per_epoch)))
 
     def solve(self, name: str = "head", *, batchnorm: Literal["frozen", "adaptive"] = "frozen") -> Solve:
@@ -87,6 +99,12 @@ class Ask:
         """The head trained alone, by steps."""
         rates = Rates(head=self.recipe.train.head_lr or self._table(()).get("head") or rate)
         return self._phase(name, rates, epochs, options)
+
+    def contrast_phase(self, steps: int = CONTRAST_STEPS) -> Train:
+        """All stages move before there is a head, for as many epochs as asked or for about ``steps``."""
+        epochs = self.recipe.contrast or max(1, math.ceil(steps / self.steps_per_epoch))
+        rates = flat(self.stages, CONTRAST_RATE if self.takes_text else BODY_RATE)
+        return self.phase("contrast", rates, epochs=epochs, objective="contrast")
 
     def phase(
         self,
@@ -139,6 +157,8 @@ class Ask:
     def _phase(self, name: str, rates: Rates, epochs: int, options: dict[str, Any]) -> Train:
         batchnorm = "frozen" if self.pretrained else "train"
         start = {"name": name, "rates": rates, "epochs": epochs, "batchnorm": batchnorm}
+        if self.takes_text:  # which nothing changes at random
+            options = {**options, "augmentation": "none", "flip": False}
         return Train.model_validate(start | options)
 
     def _rates(self, planned: Mapping[str, float], head: float | None, solved: bool) -> Rates:
@@ -183,7 +203,7 @@ class Ask:
         return found
 
 
-def flat(stages: Sequence[str], rate: float = BODY_RATE) -> dict[str, float]:
+def flat(stages: Sequence[str], rate: float) -> dict[str, float]:
     """The same rate for every stage."""
     return dict.fromkeys(stages, rate)
 

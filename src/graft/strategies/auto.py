@@ -14,6 +14,7 @@ from graft.options import Views
 from graft.steps import Step, Train
 from graft.strategies.asking import ALONE_HEAD_RATE, Ask, Trying, flat
 from graft.strategies.named import scratch
+from graft.strategies.texts import choose_for_texts, reasons_for_texts
 
 if TYPE_CHECKING:
     from graft.evidence import Depth, Evidence, Mirrored, RateTrial
@@ -71,6 +72,8 @@ def choose(ask: Ask, _: str) -> tuple[Step, ...]:
     """Chosen by graft from the data and the backbone; the plan says what and why."""
     if not ask.pretrained:
         return scratch(ask, "")
+    if ask.takes_text:
+        return choose_for_texts(ask)
     decision = decide(ask.evidence)
     habit = HABITS[decision.domain]
     batchnorm: Statistics = "adaptive" if decision.adapts else "frozen"
@@ -96,6 +99,9 @@ def reasons(ask: Ask, _: str) -> Iterator[str]:
     """What was decided and why, but for what the recipe decides."""
     if not ask.pretrained:
         return
+    if ask.takes_text:
+        yield from reasons_for_texts(ask)
+        return
     settings = (ask.recipe.train, *ask.recipe.phase.values())
     asked = {name for each in settings for name in each.model_fields_set if getattr(each, name) is not None}
     if "rates" in asked:
@@ -107,7 +113,7 @@ def reasons(ask: Ask, _: str) -> Iterator[str]:
 
 def views(ask: Ask, steps: Sequence[Step]) -> Views:
     """Predictions look closer, too, and at the mirror image where that was measured to keep its label."""
-    if ask.evidence is None:
+    if ask.evidence is None or ask.takes_text:
         return "none"
     mirrors = all(step.flip for step in steps if isinstance(step, Train))
     return "flip+zoom" if mirrors and decide(ask.evidence).flips else "zoom"
@@ -140,7 +146,7 @@ def what_to_try(ask: Ask) -> Trying | None:
     resting body. With validation data that head is a candidate of the choice anyway.
     """
     evidence = ask.evidence
-    if evidence is None or evidence.per_class < ENOUGH_TO_TRY:
+    if ask.takes_text or evidence is None or evidence.per_class < ENOUGH_TO_TRY:
         return None
     domain = _domain(evidence)
     compares = ask.solve_head and not ask.validates and evidence.top.information > PLENTY
@@ -158,8 +164,8 @@ def _domain(found: Evidence) -> Domain:
     return "near" if found.top.information > RISES * found.middle.information else "between"
 
 
-def _keeps_labels(mirrored: Mirrored) -> bool:
-    if mirrored.known < KNOWN:
+def _keeps_labels(mirrored: Mirrored | None) -> bool:
+    if mirrored is None or mirrored.known < KNOWN:
         return False  # nothing can be told by it, and a wrong mirror costs more than a missing one
     return not (mirrored.t > COSTS and mirrored.kept < LOST)
 
@@ -184,11 +190,12 @@ def _reasons(evidence: Evidence, decision: Decision) -> Iterator[tuple[str, str]
     )
     if evidence.trial is not None:
         yield from _trial_reasons(evidence.trial, decision.moves)
-    yield (
-        "flip",
-        f"Pictures are {'' if decision.flips else 'not '}mirrored: of mirrored ones a probe knows "
-        f"{_percent(min(1.0, evidence.mirrored.kept))} of what it knows of the others.",
-    )
+    if evidence.mirrored is not None:
+        yield (
+            "flip",
+            f"Pictures are {'' if decision.flips else 'not '}mirrored: of mirrored ones a probe knows "
+            f"{_percent(min(1.0, evidence.mirrored.kept))} of what it knows of the others.",
+        )
 
 
 def _trial_reasons(trial: RateTrial, moves: bool) -> Iterator[tuple[str, str]]:

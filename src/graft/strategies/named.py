@@ -9,7 +9,6 @@ from graft.errors import RecipeError
 from graft.steps import Step
 from graft.strategies.asking import (
     ALONE_HEAD_RATE,
-    BODY_RATE,
     EARLY_FACTOR,
     RANDOM_HEAD_RATE,
     Ask,
@@ -36,14 +35,14 @@ def probe_head(ask: Ask, parameter: str) -> tuple[Step, ...]:
 def partial(ask: Ask, parameter: str) -> tuple[Step, ...]:
     """The head and the last K stages: partial:2."""
     count = whole_number(parameter or "1", "partial", most=len(ask.stages))
-    return *ask.start(), ask.phase(f"last {count}", flat(ask.stages[-count:]))
+    return *ask.start(), ask.phase(f"last {count}", flat(ask.stages[-count:], ask.body_rate))
 
 
 def full(ask: Ask, parameter: str) -> tuple[Step, ...]:
     """All stages, early ones at a tenth of the late ones' rate; full:1e-4: one rate for everything."""
     if not parameter:
         return *ask.start(), ask.phase(
-            "all stages", graded(ask.stages, BODY_RATE * EARLY_FACTOR, BODY_RATE)
+            "all stages", graded(ask.stages, ask.body_rate * EARLY_FACTOR, ask.body_rate)
         )
     rate = positive(parameter, "full")
     ask.refuse_beside(f"full:{parameter}", "lr", "rates", "lowest_lr", "layer_decay")
@@ -54,8 +53,8 @@ def two_phase(ask: Ask, parameter: str) -> tuple[Step, ...]:
     """The head first (solved, or 5 epochs where it starts random), then all; :discriminative as in full."""
     if parameter not in ("", "discriminative"):
         raise RecipeError(f"two-phase:{parameter}: two-phase or two-phase:discriminative was expected.")
-    lowest = BODY_RATE * (EARLY_FACTOR if parameter else 1.0)
-    whole = ask.phase("all stages", graded(ask.stages, lowest, BODY_RATE))
+    lowest = ask.body_rate * (EARLY_FACTOR if parameter else 1.0)
+    whole = ask.phase("all stages", graded(ask.stages, lowest, ask.body_rate))
     if ask.solve_head:
         return ask.solve(), whole
     return ask.head_phase(ALONE_HEAD_RATE, epochs=5), whole
@@ -74,13 +73,13 @@ def middle(ask: Ask, parameter: str) -> tuple[Step, ...]:
     moving = names[names.index(first) :]
     if len(moving) == len(names):
         raise RecipeError(f"middle:{parameter}: this is the first stage, so nothing would stay frozen.")
-    rates = flat(moving, BODY_RATE * MIDDLE_FACTOR)
+    rates = flat(moving, ask.body_rate * MIDDLE_FACTOR)
     return *ask.start(), ask.phase(f"from {first}", rates)
 
 
 def first_only(ask: Ask, _: str) -> tuple[Step, ...]:
     """Only the first stage and the head: for pictures that differ in their pixels (Lee et al., 2023)."""
-    return *ask.start(), ask.phase(f"{ask.stages[0]} only", flat(ask.stages[:1]))
+    return *ask.start(), ask.phase(f"{ask.stages[0]} only", flat(ask.stages[:1], ask.body_rate))
 
 
 def stages(ask: Ask, parameter: str) -> tuple[Step, ...]:
@@ -91,7 +90,7 @@ def stages(ask: Ask, parameter: str) -> tuple[Step, ...]:
             f"stages: names of stages were expected, as in stages:{ask.stages[-1]}; without one nothing "
             "but the head would train, which is the strategy probe."
         )
-    return *ask.start(), ask.phase(", ".join(chosen), flat(chosen))
+    return *ask.start(), ask.phase(", ".join(chosen), flat(chosen, ask.body_rate))
 
 
 def layer_decay(ask: Ask, parameter: str) -> tuple[Step, ...]:
@@ -101,8 +100,8 @@ def layer_decay(ask: Ask, parameter: str) -> tuple[Step, ...]:
         ask.refuse_beside(f"layer-decay:{parameter}", "layer_decay", "rates", "lowest_lr")
     if factor > 1:
         raise RecipeError(f"layer-decay:{parameter}: a factor above 0 and up to 1 was expected.")
-    lowest = BODY_RATE * factor ** (len(ask.stages) - 1)
-    return *ask.start(), ask.phase("all stages", graded(ask.stages, lowest, BODY_RATE))
+    lowest = ask.body_rate * factor ** (len(ask.stages) - 1)
+    return *ask.start(), ask.phase("all stages", graded(ask.stages, lowest, ask.body_rate))
 
 
 def scratch(ask: Ask, _: str) -> tuple[Step, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from graft.errors import RecipeError
 from graft.steps import Step, Train
-from graft.strategies.asking import ALONE_HEAD_RATE, BODY_RATE, RANDOM_HEAD_RATE, Ask, flat, graded
+from graft.strategies.asking import ALONE_HEAD_RATE, RANDOM_HEAD_RATE, Ask, flat, graded
 
 HALF = 0.5  # the rate of a stage, as a share of that of the stage above it
 HEAD_EPOCHS, LAST_EPOCHS, ALL_EPOCHS, PATIENCE = 5, 5, 10, 5
@@ -131,7 +131,7 @@ def _phases(ask: Ask, thawing: Mapping[int, tuple[str, ...]], total: int) -> tup
 def _phase(ask: Ask, new: tuple[str, ...], moving: set[str], epochs: int, *, last: bool) -> Train:
     names = [name for name in ask.stages if name in moving]
     depth = len(names) - 1
-    rates = {name: BODY_RATE * HALF ** (depth - place) for place, name in enumerate(names)}
+    rates = {name: ask.body_rate * HALF ** (depth - place) for place, name in enumerate(names)}
     options: dict[str, Any] = {} if last else {"schedule": "constant"}
     return ask.phase(f"+ {', '.join(reversed(new))}", rates, epochs=epochs, **options)
 

@@ -1,0 +1,176 @@
+"""Texts as a torch dataset: tokens once, then batches of texts of like length.
+
+Batches are cut from an order that is sorted by length within stretches of it, and padded to their longest
+text, so that hardly any padding is computed. Lengths are rounded up to a sixteenth, whatever a text's
+neighbours are, so that what is computed of a text does not depend on them.
+
+Shapes: B texts, T tokens of the longest, rounded up; C classes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from graft.backbones.contract import PADDING
+from graft.data.items import Text, make_problem
+from graft.schedule import cut_batches
+from graft.seeds import mix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from graft.backbones.contract import Encoding
+    from graft.data.dataset import Batch, Index
+    from graft.data.items import Items, Problem
+
+STRETCH = 50  # batches that are sorted together
+_TOGETHER = 1000  # texts that are tokenised together
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Items as token numbers; see :class:`graft.data.dataset.Pictures`, whose place it takes."""
+
+    items: Items
+    encoding: Encoding
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def target(self, number: int) -> int | Tensor:
+        """What the item is: a class index, a row uint8 [C], or -1 where there are no labels."""
+        targets = self.items.targets
+        if targets is None:
+            return -1
+        return int(targets[number]) if targets.ndim == 1 else torch.tensor(targets[number])
+
+    def batches(self, batches: Sequence[list[Any]], workers: int = 0) -> Iterator[Batch]:  # noqa: ARG002
+        """(int64 [B, 2, T], targets, int64 [B] numbers) for each list of indices; in this process."""
+        for batch in batches:
+            numbers = [number_of(index) for index in batch]
+            targets = default_collate([self.target(number) for number in numbers])
+            yield self._padded(numbers), targets, torch.tensor(numbers)
+
+    def order(self, indices: Sequence[int]) -> list[int]:
+        """The items in an order that wastes no padding: the longest first, for what needs most memory."""
+        return sorted(indices, key=lambda number: (-int(self.lengths[number]), number))
+
+    def cut(self, draws: Sequence[Any], batch_size: int, seed: int) -> list[list[Any]]:
+        """Draws in batches of texts of like length, these in an order by ``seed``."""
+        stretch = STRETCH * batch_size
+        ordered: list[Any] = []
+        for start in range(0, len(draws), stretch):
+            part = draws[start : start + stretch]
+            ordered += sorted(part, key=lambda draw: int(self.lengths[number_of(draw)]))
+        batches = cut_batches(ordered, batch_size)
+        places = np.random.default_rng(mix(seed, "batches")).permutation(len(batches))
+        return [batches[place] for place in places]
+
+    def groups(self, indices: Sequence[Index]) -> list[list[Index]]:
+        """Indices whose texts are of one length when rounded: what is computed together."""
+        found: dict[int, list[Index]] = defaultdict(list)
+        for index in indices:
+            found[rounded(int(self.lengths[number_of(index)]))].append(index)
+        return list(found.values())
+
+    def typical(self, count: int) -> list[int]:
+        """At most ``count`` items, of about the median length."""
+        ordered = np.argsort(self.lengths, kind="stable")
+        start = max(0, (len(ordered) - count) // 2)
+        return ordered[start : start + count].tolist()  # type: ignore[no-any-return]
+
+    def identity(self, index: Index) -> str:
+        """What decides an item's input beside the encoding."""
+        return self.items.digests[number_of(index)]
+
+    @property
+    def reading(self) -> list[Any]:
+        """What decides inputs beside the encoding and the items' content: nothing."""
+        return []
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text that are taken, int64 [N]."""
+        return np.array([len(tokens[0]) for tokens in self._tokens], dtype=np.int64)
+
+    @cached_property
+    def whole_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text before it is cut, int64 [N]."""
+        return np.array([whole for *_, whole in self._tokens], dtype=np.int64)
+
+    @cached_property
+    def _tokens(self) -> list[tuple[NDArray[np.int32], NDArray[np.int32], int]]:
+        """Numbers of tokens and of their segments, and how many there were before the text was cut."""
+        from tokenizers import Tokenizer
+
+        tokenizer, most = Tokenizer.from_str(self.encoding.tokenizer), self.encoding.max_length
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        given = [_given(source) for source in self.items.sources]
+        found = [
+            (each.ids, each.type_ids, len(each.ids))
+            for start in range(0, len(given), _TOGETHER)
+            for each in tokenizer.encode_batch(given[start : start + _TOGETHER])
+        ]
+        long = [number for number, (ids, _, _) in enumerate(found) if len(ids) > most]
+        tokenizer.enable_truncation(most)  # special tokens at the end are kept by it
+        for number, each in zip(long, tokenizer.encode_batch([given[i] for i in long]), strict=True):
+            found[number] = (each.ids, each.type_ids, found[number][2])
+        # Of a text in which nothing is known, the first token of all stands for it.
+        return [
+            (np.array(ids or [0], np.int32), np.array(kinds or [0], np.int32), max(1, whole))
+            for ids, kinds, whole in found
+        ]
+
+    def _padded(self, numbers: Sequence[int]) -> Tensor:
+        rows = [self._tokens[number] for number in numbers]
+        length = rounded(max(len(row[0]) for row in rows))
+        whole = np.full((len(rows), 2, length), PADDING, dtype=np.int64)
+        for place, (ids, kinds, _) in enumerate(rows):
+            whole[place, 0, : len(ids)], whole[place, 1, : len(ids)] = ids, kinds
+        return torch.from_numpy(whole)
+
+
+def number_of(index: Index) -> int:
+    """The item's number of an index, which may name a view, too."""
+    return int(index[0]) if isinstance(index, tuple) else index
+
+
+def rounded(length: int) -> int:
+    """A length rounded up to a sixteenth of the next power of two.
+
+    >>> [rounded(length) for length in (5, 32, 33, 65, 130)]
+    [5, 32, 34, 68, 136]
+    """
+    step = 1 << max(0, (length - 1).bit_length() - 5)
+    return -(-length // step) * step
+
+
+def list_cut(items: Items, encoding: Encoding) -> tuple[Problem, ...]:
+    """The problem that texts are longer than the network takes, with the share of tokens that it costs."""
+    texts = Texts(items, encoding)
+    over = np.flatnonzero(texts.whole_lengths > texts.lengths)
+    if not len(over):
+        return ()
+    lost = 1 - texts.lengths.sum() / texts.whole_lengths.sum()
+    message = (
+        f"{{count}} text{{s}} of more than {encoding.max_length} tokens cut at the end, which leaves out "
+        f"{100 * lost:.1f} % of all tokens; data.max_length says where, as far as the network goes."
+    )
+    longest = over[np.argsort(-texts.whole_lengths[over], kind="stable")]
+    examples = [f"{items.ids[i]}: {texts.whole_lengths[i]} tokens" for i in longest.tolist()]
+    return (make_problem("cut", message, examples),)
+
+
+def _given(source: Any) -> Any:
+    assert isinstance(source, Text)
+    return source.first if source.second is None else (source.first, source.second)

@@ -1,0 +1,54 @@
+"""The strategy auto for texts: what to do follows from how many labels there are.
+
+With few of them, features of one label are drawn together before there is a head: n labels make n² pairs
+to learn from (SetFit, Tunstall et al., 2022). The constants come from trials on parts of a training set
+(benchmarks/README.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from graft.steps import Step
+from graft.strategies.asking import Ask, flat
+
+FEW = 64  # labels a class up to which pairs teach more than the labels one by one
+ENOUGH_TO_TRAIN = 30  # labels a class from which on the whole network gains after that
+RATE, AFTER_RATE = 5e-5, 2e-5  # of the body; and where it was drawn together before
+STEPS, AFTER_STEPS = 150, 60
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+
+
+def choose_for_texts(ask: Ask) -> tuple[Step, ...]:
+    """Contrast and a solved head where labels are few; then, or else, the whole network."""
+    labels = _labels(ask)
+    drawn = labels <= FEW and ask.recipe.contrast != 0
+    first: tuple[Step, ...] = (ask.contrast_phase(),) if drawn else ()
+    if drawn and labels < ENOUGH_TO_TRAIN and ask.solve_head:
+        return *first, ask.solve("probe")
+    rate, steps = (AFTER_RATE, AFTER_STEPS) if drawn else (RATE, STEPS)
+    epochs = ask.epochs(FEWEST_EPOCHS, steps=steps, most=MOST_EPOCHS)
+    return *first, *ask.start(), ask.phase("all stages", flat(ask.stages, rate), epochs=epochs)
+
+
+def reasons_for_texts(ask: Ask) -> Iterator[str]:
+    """What was decided, and why."""
+    found = ask.evidence
+    if found is None:
+        return
+    knows = (
+        f"a probe on the features tells {100 * found.pretrained.accuracy:.0f} % of the labels out of fold"
+    )
+    labels = f"{found.per_class:g} labels in the median class"
+    if found.per_class > FEW:
+        yield f"{labels}, more than {FEW}: the whole network trains; {knows}."
+    elif ask.recipe.contrast != 0:
+        yield (
+            f"{labels}, at most {FEW}: features of one label are drawn together first, which makes more of "
+            f"few labels; {knows}."
+        )
+
+
+def _labels(ask: Ask) -> float:
+    """Labels of the median class; before the data is read, as if there were many."""
+    return float("inf") if ask.evidence is None else ask.evidence.per_class

@@ -1,0 +1,266 @@
+"""The whole flow with texts: plan, training, resume, bundle, prediction, and what texts cannot have."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import graft
+from graft import records
+from graft.backbones import load_backbone
+from graft.backbones.contract import Backbone
+from graft.bundle import load_bundle
+from graft.errors import BundleError, DataError, Interrupted, RecipeError
+from graft.plan import Phase
+from graft.recipe import read_recipe
+from graft.reuse.store import Store
+from graft.runs import choose_run
+from graft.workflow import carry_out, drain, prepare
+from small_text import write_model
+
+GOOD = ("good", "great", "fine")
+BAD = ("bad", "awful", "dull")
+STRATEGIES = (
+    *("probe", "probe:steps", "partial:1", "full", "two-phase", "gradual:1", "progressive", "middle"),
+    *("first-only", "layer-decay", "auto", "stages:embeddings"),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"hf/{write_model(tmp_path_factory.mktemp('bert'), 'bert')}"
+
+
+@pytest.fixture(scope="module")
+def backbone(model: str) -> Backbone:
+    return load_backbone(model, pooling="mean")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 sentences whose label is in one of their words."""
+    path = tmp_path_factory.mktemp("texts") / "reviews.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for number in range(60):
+            good = number % 2 == 0
+            word = (GOOD if good else BAD)[number // 2 % 3]
+            more = " and the acting" * (number % 5)
+            writer.writerow([f"the film was {word}{more}", "yes" if good else "no"])
+    return path
+
+
+def settings(**more: Any) -> dict[str, Any]:
+    return {"device": "cpu", "epochs": 2, "train__batch_size": 8, "quiet": True, **more}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_trains(strategy: str, backbone: Backbone, table: Path, tmp_path: Path) -> None:
+    bundle = graft.train(table, backbone=backbone, strategy=strategy, out=tmp_path / "run", **settings())
+    again = load_bundle(tmp_path / "run")
+    said = ["the film was great", "the film was awful and the acting"]
+    before, after = bundle.predict(said, device="cpu"), again.predict(said, device="cpu")
+    assert [row.to_dict() for row in before] == [row.to_dict() for row in after]
+    assert (tmp_path / "run" / "bundle" / "tokenizer.json").is_file()
+
+
+def test_it_learns(backbone: Backbone, table: Path, tmp_path: Path) -> None:
+    options = settings(epochs=20, train__lr=1e-3, data__validation=0.0)
+    bundle = graft.train(table, backbone=backbone, strategy="full", out=tmp_path / "run", **options)
+    found = bundle.predict(["the film was great", "the acting was dull", "the plot is awful"], device="cpu")
+    assert [row.label for row in found] == ["yes", "no", "no"]
+    assert bundle.evaluate(table, device="cpu").accuracy == 1.0
+
+
+def test_rates_and_options_are_those_of_texts(backbone: Backbone, table: Path) -> None:
+    recipe = read_recipe(strategy="full:2e-5", device="cpu", data__path=str(table), head_init="random")
+    prepared = prepare(
+        read_recipe(strategy="two-phase", device="cpu", data__path=str(table)), backbone=backbone
+    )
+    phases = [phase for phase in prepared.plan.phases if isinstance(phase, Phase)]
+    assert [set(phase.train.rates.stages.values()) for phase in phases] == [{2e-5}]
+    assert phases[0].train.rates.head == pytest.approx(6e-5)  # solved before
+    assert phases[0].train.augmentation == "none" and phases[0].train.weight_decay == 0.01
+    (alone,) = (p for p in prepare(recipe, backbone=backbone).plan.phases if isinstance(p, Phase))
+    assert set(alone.train.rates.stages.values()) == {2e-5}
+
+
+def test_a_split_trains_as_the_whole_network_does(backbone: Backbone, table: Path, tmp_path: Path) -> None:
+    """Hidden states of the frozen layers come from the store, and the weights end where they would."""
+    states = []
+    for store in (True, False):
+        options = settings(reuse__store=store, final__calibrate=False)
+        bundle = graft.train(
+            table, backbone=backbone, strategy="partial:1", out=tmp_path / str(store), **options
+        )
+        states.append(bundle.model.state_dict())
+    one, other = states
+    moved = [name for name in one if not torch.equal(one[name], load_whole(backbone).get(name, one[name]))]
+    assert any("layer.2" in name for name in moved) and not any("layer.1" in name for name in moved)
+    assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-5) for name in one)
+
+
+def load_whole(backbone: Backbone) -> dict[str, torch.Tensor]:
+    return {f"trunk.{name}": value for name, value in backbone.trunk.state_dict().items()}
+
+
+def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_stopped(
+    backbone: Backbone, table: Path, tmp_path: Path
+) -> None:
+    recipe = read_recipe(strategy="partial:2", data__path=str(table), device="cpu", epochs=3, contrast=2)
+    whole = drain(carry_out(prepare(recipe, backbone=backbone), choose_run(tmp_path / "one", recipe)))
+    for stop in (1, 4, 5, 9):
+        folder = tmp_path / f"two{stop}"
+        seen = 0
+        steps = carry_out(prepare(recipe, backbone=backbone), choose_run(folder, recipe))
+        with pytest.raises(Interrupted):
+            for record in steps:
+                seen += isinstance(record, records.Stepped)
+                if seen == stop:
+                    steps.throw(Interrupted("now"))
+        again = graft.resume(folder, backbone=backbone, quiet=True)
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(again.model.state_dict()[name], value), name
+
+
+def test_a_second_run_computes_no_features(
+    backbone: Backbone, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFT_STORE", str(tmp_path / "store"))
+
+    def run(name: str, **more: Any) -> Any:
+        return graft.train(
+            table, backbone=backbone, strategy="probe", out=tmp_path / name, **settings(**more)
+        )
+
+    rows: list[int] = []
+    embeddings = backbone.trunk.get_submodule("network.embeddings")
+    handle = embeddings.register_forward_hook(lambda _module, _args, output: rows.append(len(output)))
+    try:
+        first = run("one")
+        of_first = sum(rows)
+        second = run("two")
+        # 30 texts differ, of which those of a length are computed together, in eights.
+        assert sum(rows) - of_first <= of_first - 30
+        plain = run("three", reuse__store=False)
+    finally:
+        handle.remove()
+    for other in (second, plain):
+        assert torch.equal(first.model.head.weight, other.model.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        ({"train__augmentation": "light"}, "train.augmentation"),
+        ({"train__mixup": 0.2}, "train.mixup"),
+        ({"final__tta": "flip"}, "final.tta"),
+        ({"data__size": 64}, "data.size"),
+        ({"data__image": "file"}, "data.image"),
+        ({"train__batchnorm": "train"}, "batch-norm"),
+    ],
+    ids=str,
+)
+def test_what_only_pictures_have_is_refused(
+    asked: dict[str, Any], word: str, backbone: Backbone, table: Path
+) -> None:
+    recipe = read_recipe(strategy="full", device="cpu", data__path=str(table), **asked)
+    with pytest.raises(RecipeError, match=word):
+        prepare(recipe, backbone=backbone)
+
+
+def test_several_labels_a_text(backbone: Backbone, tmp_path: Path) -> None:
+    said = [f"the {a} film was {b}" for a in (*GOOD, *BAD) for b in (*GOOD, *BAD)]
+    labels = [sorted({word for word in text.split() if word in ("good", "bad")}) for text in said]
+    bundle = graft.train((said, labels), backbone=backbone, strategy="full", out=tmp_path, **settings())
+    assert bundle.task.multi_label
+    (row,) = bundle.predict("the good film was fine", device="cpu")
+    assert row.labels is not None
+    with pytest.raises(RecipeError, match="contrast"):
+        graft.train((said, labels), backbone=backbone, out=tmp_path / "b", **settings(contrast=1))
+
+
+def test_pairs_of_texts_are_told_apart(model: str, tmp_path: Path) -> None:
+    pairs = [(f"the {a} film", f"the film was {b}") for a in (*GOOD, *BAD) for b in (*GOOD, *BAD)]
+    labels = [a.split()[1] == b.split()[-1] for a, b in pairs]
+    bundle = graft.train((pairs, labels), backbone=model, strategy="probe", out=tmp_path, **settings())
+    (row,) = bundle.predict([pairs[0]], device="cpu")
+    assert row.label in ("True", "False")
+
+
+def test_a_damaged_tokenizer_is_noticed(backbone: Backbone, table: Path, tmp_path: Path) -> None:
+    graft.train(table, backbone=backbone, strategy="probe", out=tmp_path / "run", **settings())
+    file = tmp_path / "run" / "bundle" / "tokenizer.json"
+    file.write_text(file.read_text().replace("film", "flim"))
+    with pytest.raises(BundleError, match=r"tokenizer\.json is damaged"):
+        load_bundle(tmp_path / "run")
+    file.unlink()
+    with pytest.raises(BundleError, match=r"Cannot read .*tokenizer\.json"):
+        load_bundle(tmp_path / "run")
+
+
+def test_a_bundle_needs_the_folder_no_more(table: Path, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", "distilbert")
+    graft.train(table, backbone=f"hf/{folder}", strategy="probe", out=tmp_path / "run", **settings())
+    folder.rename(tmp_path / "elsewhere")
+    assert len(load_bundle(tmp_path / "run").predict("the film was fine", device="cpu")) == 1
+
+
+def test_the_plan_says_how_much_of_the_texts_is_cut(model: str, table: Path) -> None:
+    recipe = read_recipe(backbone=model, strategy="probe", device="cpu", data__path=str(table))
+    whole = prepare(recipe)
+    assert not any(problem.code == "cut" for problem in whole.splits.problems)
+    short = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": 6})})
+    (problem,) = (each for each in prepare(short).splits.problems if each.code == "cut")
+    assert problem.count == 48 and "more than 6 tokens" in problem.message  # all but the shortest
+
+
+def test_numbers_of_another_network_do_not_stand_in(
+    backbone: Backbone, table: Path, tmp_path: Path
+) -> None:
+    """A text's row is its own, whatever other texts were there when it was computed."""
+    recipe = read_recipe(strategy="probe", device="cpu", data__path=str(table))
+    rows = table.read_text().splitlines()[1:]
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(["text,label", *rows[:7]]) + "\n")
+    heads = {}
+    for order in ((few, table), (table, few)):
+        store = tmp_path / order[0].stem
+        for path in order:
+            asked = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(path)})})
+            prepared = prepare(asked, backbone=backbone)
+            trained = graft.fit(prepared.backbone, prepared.splits, prepared.plan, store=Store(store))
+            heads.setdefault(path, []).append(trained.model.head.weight)
+    for one, other in heads.values():
+        assert torch.equal(one, other)
+
+
+def test_the_command_line_takes_texts(model: str, table: Path, tmp_path: Path, capsys: Any) -> None:
+    from graft.cli import app
+
+    def call(*words: object) -> str:
+        app([str(word) for word in words], standalone_mode=False)
+        return str(capsys.readouterr().out)
+
+    run = tmp_path / "run"
+    common = ("--backbone", model, "--device", "cpu", "--json")
+    plan = json.loads(call("plan", table, *common, "--strategy", "partial:1", "--epochs", 1))
+    assert plan["network"]["encoding"]["max_length"] == 64 and set(plan["costs"]) == {"1", "2", "3", "4"}
+    call("train", table, *common, "--strategy", "probe", "--out", run)
+    found = json.loads(call("predict", run, "--text", "the film was fine", "--json", "--device", "cpu"))
+    assert found["predictions"][0]["id"] == "item 0"
+    assert json.loads(call("evaluate", run, table, "--json", "--device", "cpu"))["n"] == 60
+    told = json.loads(call("inspect", model, "--json"))
+    assert told["stages"][0]["name"] == "embeddings"
+
+
+def test_nothing_to_predict_is_said(backbone: Backbone, table: Path, tmp_path: Path) -> None:
+    bundle = graft.train(table, backbone=backbone, strategy="probe", out=tmp_path / "run", **settings())
+    with pytest.raises(DataError, match="No text was named"):
+        bundle.predict([], device="cpu")
