@@ -62,6 +62,7 @@ Graft = Callable[..., Result]
 @pytest.fixture
 def graft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Graft:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")  # no id is cut
 
     def call(*words: str | Path) -> Result:
         device = [] if "--device" in words else ["--device", "cpu"]
@@ -682,12 +683,15 @@ def test_queries_that_are_none(graft: Graft, table: Path) -> None:
     assert graft("embed", "--out", "x").code == 2
 
 
-def test_words_of_anybody_move_no_cursor(graft: Graft, reader: Backbone, tmp_path: Path) -> None:
+def test_words_of_anybody_move_no_cursor(
+    graft: Graft, reader: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = ["the [bold]film\n\x1b[2Jwas", "great " * 100]
     embed(reader, said, device="cpu").save(tmp_path / "f.parquet")
+    monkeypatch.setenv("COLUMNS", "120")
     shown = graft("search", "f.parquet", said[0], said[1])
     assert "\x1b" not in shown.out and "[bold]film \\x1b[2Jwas" in shown.out
-    assert max(map(len, shown.out.splitlines())) <= 160
+    assert max(map(len, shown.out.splitlines())) <= 120 and "item 0" in shown.out
 
 
 def test_a_setting_that_the_network_takes(graft: Graft, model: str, texts: Path) -> None:

@@ -35,7 +35,7 @@ from graft.data.texts import list_cut
 from graft.errors import BackboneError, BundleError, DataError, RecipeError
 from graft.files import new_file, parse_json
 from graft.forward_trial import choose_forward
-from graft.inference import BATCH, check_finite, in_order
+from graft.inference import BATCH, Rows, check_finite
 from graft.numerics import Numerics, resolve_numerics
 from graft.recipe import DataSettings, Recipe
 from graft.reuse.folding import resting
@@ -197,7 +197,7 @@ def compute_features(
         TrainingError: features are not finite.
     """
     device, inputs = torch.device(numerics.device), open_inputs(items, backbone.preprocess, keep=False)
-    parts, done = [], 0
+    rows, done = Rows(range(len(items))), 0
     modes = {module: module.training for module in backbone.trunk.modules()}
     try:
         chosen = choose_forward(backbone, items, numerics, passes=1, seed=0)
@@ -210,14 +210,14 @@ def compute_features(
             order, size = inputs.order(range(len(items))), max(BATCH, how.batch)
             batches = [order[start : start + size] for start in range(0, len(order), size)]
             for found, _, numbers in States(inputs, lower, space).batches(batches, numerics.workers):
-                parts.append((numbers, found.float()))
+                rows.add(numbers, found.float())
                 done += len(found)
                 if progress is not None:
                     progress(done, len(items))
     finally:
         for module, mode in modes.items():
             module.training = mode
-    features = in_order(parts)
+    features = rows.whole
     check_finite(features, items)
     return features
 

@@ -33,7 +33,7 @@ from graft.data.dataset import Pictures
 from graft.data.inputs import Inputs, open_inputs
 from graft.data.items import Items, Splits
 from graft.data.validation import items_of_median_class
-from graft.inference import BATCH, check_finite, collect_statistics, in_order
+from graft.inference import BATCH, Rows, check_finite, collect_statistics
 from graft.numerics import Numerics
 from graft.options import Frozen
 from graft.probe import Solution, held_out_losses, solve_head
@@ -293,7 +293,7 @@ class _Look:
         source, how, entries = self.inputs, self.numerics.forward, _depths(self.backbone.stages)[:-1]
         items, size = source.order(range(len(self.items))), max(BATCH, how.batch)
         widths: list[int] = []
-        rows: list[tuple[Tensor, Tensor]] = []
+        rows = Rows(range(len(self.items)))
         with (
             resting(self.trunk, self.backbone.preprocess, how, self.device),
             watching(self.trunk, [entry for _, entry in entries]) as seen,
@@ -319,9 +319,9 @@ class _Look:
             )
             batches = [items[start : start + size] for start in range(0, len(items), size)]
             for found, _, numbers in States(source, lower, space).batches(batches, self.numerics.workers):
-                rows.append((numbers, found))
+                rows.add(numbers, found)
                 self.passes.add(len(found))
-        states = list(in_order(rows).split(widths, dim=1))
+        states = list(rows.whole.split(widths, dim=1))
         for each in states:
             check_finite(each, self.items)
         return states

@@ -77,13 +77,33 @@ def check_finite(outputs: Tensor, items: Items) -> None:
 
 def forward_all(network: nn.Module, source: Inputs, device: torch.device, *, tta: str = "none") -> Tensor:
     """Outputs of every item, [N, D] in float32 on the CPU, in their order; N must be at least one."""
-    return in_order(list(forward_batches(network, source, device, tta=tta)))
+    rows = Rows(range(len(source)))
+    for numbers, outputs in forward_batches(network, source, device, tta=tta):
+        rows.add(numbers, outputs)
+    return rows.whole
 
 
-def in_order(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Outputs by the number of their item, of all (indices [B], outputs [B, D]): [N, D]."""
-    numbers = torch.cat([each for each, _ in parts])
-    return torch.cat([outputs for _, outputs in parts])[numbers.argsort()]
+class Rows:
+    """Outputs of items by their number, filled as batches come, in whatever order.
+
+    ``numbers``: of the items that will come, ascending.
+    """
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = torch.tensor(numbers, dtype=torch.int64)
+        self._rows: Tensor | None = None
+
+    def add(self, numbers: Tensor, outputs: Tensor) -> None:
+        """Outputs [B, …] of the items ``numbers`` int64 [B]."""
+        if self._rows is None:
+            self._rows = outputs.new_empty(len(self._numbers), *outputs.shape[1:])
+        self._rows[torch.searchsorted(self._numbers, numbers)] = outputs
+
+    @property
+    def whole(self) -> Tensor:
+        """All of them [N, …], when all have come; N is at least one."""
+        assert self._rows is not None
+        return self._rows
 
 
 def views_of(inputs: Tensor, tta: str) -> list[Tensor]:

@@ -18,7 +18,7 @@ from graft.averaging import average, interpolate
 from graft.calibration import calibrate
 from graft.data.inputs import Inputs
 from graft.errors import TrainingError
-from graft.inference import forward_batches, in_order
+from graft.inference import Rows, forward_batches
 from graft.leaders import Weights
 from graft.plan import Phase, Plan
 from graft.records import Record
@@ -160,15 +160,18 @@ def validation_logits(
     """
     val, engine = run.splits.val, run.engine
     assert val is not None and val.targets is not None
-    parts = forward_batches(
+    mine = engine.share(list(range(len(val))))
+    rows = Rows(mine)
+    for numbers, logits in forward_batches(
         run.model,
         run.inputs(val) if source is None else source,
         engine.device,
-        indices=engine.share(list(range(len(val)))),
+        indices=mine,
         workers=run.plan.numerics.workers,
         tta=tta,
-    )
-    return engine.gather_rows(in_order(list(parts)), len(val)), torch.from_numpy(val.targets)
+    ):
+        rows.add(numbers, logits)
+    return engine.gather_rows(rows.whole, len(val)), torch.from_numpy(val.targets)
 
 
 def _scores(run: State, val: Inputs | States | None) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from graft.adaptation import adapt_statistics
 from graft.data.balance import class_weights
 from graft.data.items import Items
 from graft.feeding import features_of
-from graft.inference import BATCH, check_finite, forward_batches, in_order
+from graft.inference import BATCH, Rows, check_finite, forward_batches
 from graft.model import set_linear_head
 from graft.probe import solve_head
 from graft.records import Record
@@ -61,13 +61,13 @@ def _features(run: State, items: Items) -> Generator[Record, None, Tensor]:
     """Trunk outputs [N, D] of all items, each process taking its share."""
     engine, workers = run.engine, run.plan.numerics.workers
     mine = engine.share(list(range(len(items))))
-    parts, done = [], 0
+    rows, done = Rows(mine), 0
     size = max(BATCH, run.plan.numerics.forward.batch)
     with features_of(run, items) as source:
-        for part in forward_batches(
+        for numbers, outputs in forward_batches(
             run.model.trunk, source, engine.device, indices=mine, batch_size=size, workers=workers
         ):
-            parts.append(part)
-            done += len(part[0]) * engine.processes
+            rows.add(numbers, outputs)
+            done += len(outputs) * engine.processes
             yield records.Extracted(run.position.phase, min(done, len(items)), len(items))
-    return engine.gather_rows(in_order(parts), len(items))
+    return engine.gather_rows(rows.whole, len(items))

@@ -261,7 +261,9 @@ def _start(metrics: dict[str, Any]) -> tuple[str, str] | None:
 
 def neighbours_table(query: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """The items nearest to a query, best first; of texts, as much as a line holds."""
-    table = Table(_one_line(str(Text(query))), "Cosine")
+    table = Table()
+    table.add_column(_one_line(str(Text(query))), overflow="fold", min_width=20)
+    table.add_column("Cosine", no_wrap=True)
     if rows and "text" in rows[0]:
         table.add_column("Text", no_wrap=True, overflow="ellipsis")
     for row in rows:

@@ -228,8 +228,11 @@ def test_texts_to_predict(tmp_path: Path) -> None:
         [tmp_path / "lines.txt", tmp_path / "table.csv", "great"], ALL, modality="text"
     )
     assert [str(each) for each in found.sources] == ["fine", "dull", "good", "great"]
-    assert found.ids == ("line 1", "line 3", "table.csv, line 2", "item 2")
-    assert [(fault.id, fault.reason) for fault in faults] == [("table.csv, line 3", "it is empty")]
+    table = (tmp_path / "table.csv").as_posix()
+    assert found.ids == ("line 1", "line 3", f"{table}, line 2", "item 2")
+    assert [(fault.id, fault.reason) for fault in faults] == [(f"{table}, line 3", "it is empty")]
+    with pytest.raises(DataError, match="is a folder; of texts"):
+        read_items(tmp_path, ALL, modality="text")
     with pytest.raises(DataError, match="There is no"):
         read_items(tmp_path / "nothing.txt", ALL, modality="text")
 
@@ -245,3 +248,23 @@ def test_a_digest_is_of_what_is_said() -> None:
     assert Text("a").digest == Text("a").digest
     assert json.loads(json.dumps(str(Text("a\n b")))) == "a b"
     assert torch.equal(*(torch.tensor(len(str(Text("x" * n)))) for n in (60, 61)))
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = []
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        paths.append(tmp_path / folder / "x.txt")
+        paths[-1].write_text(f"from {folder}\n")
+    found, _, _ = read_items(paths, ALL, modality="text")
+    assert [str(each) for each in found.sources] == ["from a", "from b", "from c"]
+
+
+def test_halves_of_characters_are_replaced_and_told(tmp_path: Path, encoding: Encoding) -> None:
+    lines = [{"text": "good \ud83d", "label": "yes"}, {"text": "bad", "label": "no"}]
+    splits = texts(tmp_path / "t.jsonl", "\n".join(map(json.dumps, lines)))
+    assert said(splits) == ["good \ufffd", "bad"]
+    assert [each.code for each in splits.problems] == ["encoding"]
+    assert Texts(splits.train, encoding).lengths.tolist() == [4, 3]
+    in_memory = read_splits((["\udfff", "bad"], [0, 1]), ALL, modality="text")
+    assert in_memory.train.sources[0] == Text("\ufffd")

@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from graft.data.items import SPLIT_NAMES, Listing, Modality, Row, Text, display, named_classes, show
+from graft.data.items import (
+    SPLIT_NAMES,
+    Listing,
+    Modality,
+    Row,
+    Text,
+    display,
+    named_classes,
+    show,
+    whole_text,
+)
 from graft.data.table import read_label
 from graft.errors import DataError, suggest
 
@@ -70,7 +80,7 @@ def text_row(text: Any, number: int) -> Row:
         raise DataError(
             f"item {number} is {type(text).__name__}; a text, or a pair of texts, was expected."
         )
-    return Row(Text(*parts), f"item {number}")
+    return Row(Text(*map(whole_text, parts)), f"item {number}")
 
 
 def _split(name: Any) -> str:

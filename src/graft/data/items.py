@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,8 @@ SPLIT_NAMES = {
 }
 """What people call the three splits, in lower case, and which one they mean."""
 
+REPLACED = "\ufffd"  # what stands where bytes, or halves of characters, were no text
+_HALVES = re.compile("[\ud800-\udfff]")
 _SHOWN = 10
 _LINE = 60  # characters of a text that are shown
 
@@ -252,6 +255,11 @@ def _escape(char: str) -> str:
     if char == "\\":
         return "\\\\"
     return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+
+
+def whole_text(text: str) -> str:
+    """A text in which every half of a character that stands alone is replaced by REPLACED."""
+    return text if text.isascii() else _HALVES.sub(REPLACED, text)
 
 
 def label_name(text: str) -> str:

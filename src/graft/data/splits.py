@@ -168,10 +168,15 @@ def _list_text(source: Any, number: int, settings: DataSettings) -> Listing:
     """A table or file of texts by its ``Path``, or one text, or a pair of them."""
     if not isinstance(source, Path):
         return Listing((text_row(source, number),))
+    if source.is_dir():
+        raise DataError(
+            f"{display(str(source))} is a folder; of texts, a table was expected, or a file with a text a "
+            "line."
+        )
     if not source.is_file():
         raise _not_there(source, str(source))
     listing = list_texts(source, settings)
-    prefix = f"{source.name}, " if number else ""
+    prefix = f"{display(source.as_posix())}, " if number else ""
     return replace(listing, rows=tuple(replace(row, id=f"{prefix}{row.id}") for row in listing.rows))
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.data.items import (
+    REPLACED,
     SPLIT_NAMES,
     Listing,
     Modality,
@@ -33,6 +34,7 @@ from graft.data.items import (
     named_classes,
     show,
     show_labels,
+    whole_text,
 )
 from graft.errors import DataError, suggest
 
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
-REPLACED = "\ufffd"  # what stands where bytes were no text
 _TEXT_COLUMNS = (
     "text", "sentence", "review", "content", "body", "comment", "tweet", "message", "document", "title",
 )  # fmt: skip
@@ -340,7 +341,7 @@ def _find_texts(
 
 def _text_cell(value: Any) -> str:
     """A cell as text; nothing where it is empty, and numbers as they are written."""
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return "" if value is None else whole_text(value if isinstance(value, str) else json.dumps(value))
 
 
 def _missing_column(path: Path, key: str, name: str, names: list[str]) -> DataError:
