@@ -550,7 +550,7 @@ def test_texts_from_the_command_line(graft: Graft, model: str, texts: Path) -> N
     assert told.out == "6 items, 16 features each: g.parquet\n"
     assert Path("g.parquet").read_bytes() == Path("f.parquet").read_bytes()
     shown = graft("search", "f.parquet", "great")
-    assert "line 4" in shown.out and "1.000" in shown.out and SAID[2] in shown.out
+    assert "line 4" in shown.out and "1.000" in shown.out and SAID[2][:50] in shown.out
 
 
 def test_pictures_from_the_command_line(graft: Graft, photos: Path) -> None:

@@ -262,12 +262,12 @@ def _start(metrics: dict[str, Any]) -> tuple[str, str] | None:
 def neighbours_table(query: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """The items nearest to a query, best first; of texts, as much as a line holds."""
     table = Table()
-    table.add_column(_one_line(str(Text(query))), overflow="fold", min_width=20)
+    table.add_column(_one_line(str(Text(query))), overflow="fold")
     table.add_column("Cosine", no_wrap=True)
     if rows and "text" in rows[0]:
-        table.add_column("Text", no_wrap=True, overflow="ellipsis")
+        table.add_column("Text")
     for row in rows:
-        said = [_one_line(row["text"])] if "text" in row else []
+        said = [_one_line(str(Text(row["text"])))] if "text" in row else []
         table.add_row(escape(row["id"]), f"{row['cosine']:.3f}", *said)
     return table
 
