@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from checks import check_backbone
+from checks import check_backbone, check_text
 from models import EXCEPTIONS, FAMILIES, SPREAD, list_models
+
+from small_text import KINDS
 
 
 @pytest.mark.parametrize("name", SPREAD)
 def test_spread_keeps_the_contract(name: str) -> None:
     check_backbone(name, list_models()[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_type_of_text_model_keeps_the_contract(kind: str, tmp_path: Path) -> None:
+    check_text(kind, tmp_path)
 
 
 @pytest.mark.contract
