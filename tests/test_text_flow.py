@@ -184,6 +184,8 @@ def test_several_labels_a_text(backbone: Backbone, tmp_path: Path) -> None:
     assert row.labels is not None
     with pytest.raises(RecipeError, match="contrast"):
         graft.train((said, labels), backbone=backbone, out=tmp_path / "b", **settings(contrast=1))
+    auto = graft.train((said, labels), backbone=backbone, out=tmp_path / "c", **settings())
+    assert auto.plan["strategy"] == "auto"
 
 
 def test_pairs_of_texts_are_told_apart(model: str, tmp_path: Path) -> None:
@@ -264,3 +266,50 @@ def test_nothing_to_predict_is_said(backbone: Backbone, table: Path, tmp_path: P
     bundle = graft.train(table, backbone=backbone, strategy="probe", out=tmp_path / "run", **settings())
     with pytest.raises(DataError, match="No text was named"):
         bundle.predict([], device="cpu")
+
+
+def test_few_labels_are_drawn_together_and_nothing_is_called_out_of_fold(
+    backbone: Backbone, table: Path, tmp_path: Path
+) -> None:
+    bundle = graft.train(
+        table, backbone=backbone, out=tmp_path / "run", quiet=True, device="cpu", contrast=2
+    )
+    kinds = [(phase["kind"], phase.get("train", {}).get("objective")) for phase in bundle.plan["phases"]]
+    assert kinds[:2] == [("phase", "contrast"), ("solve", None)]
+    # Every fold's labels moved the body before: what is held out of the head's folds was seen.
+    assert bundle.metrics["probe"]["accuracy"] is None and bundle.metrics["probe"]["loss"] is None
+
+
+def test_contrast_needs_whole_batches(
+    backbone: Backbone, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read_recipe(strategy="probe", device="cpu", data__path=str(table), contrast=1)
+    with_mixing = recipe.model_copy(update={"train": recipe.train.model_copy(update={"accumulate": 2})})
+    plan = prepare(with_mixing, backbone=backbone).plan
+    assert isinstance(plan.phases[0], Phase) and plan.phases[0].train.accumulate == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="contrast compares all of a batch"):
+        graft.make_plan(recipe, backbone, graft.read_splits(recipe, backbone))
+
+
+def test_recomputed_activations_are_not_split(backbone: Backbone, table: Path, tmp_path: Path) -> None:
+    heads = []
+    for recompute in (False, True):
+        options = settings(train__gradient_checkpointing=recompute, reuse__store=not recompute)
+        bundle = graft.train(
+            table, backbone=backbone, strategy="partial:1", out=tmp_path / str(recompute), **options
+        )
+        heads.append(bundle.model.head.weight)
+    assert torch.allclose(*heads, atol=1e-5)
+    recipe = read_recipe(
+        strategy="partial:1", device="cpu", data__path=str(table), train__gradient_checkpointing=True
+    )
+    plan = prepare(recipe, backbone=backbone).plan
+    assert all(phase.reuse is None for phase in plan.phases if isinstance(phase, Phase))
+
+
+def test_how_a_given_backbone_was_loaded_stands(backbone: Backbone, table: Path) -> None:
+    for asked in ({"pooling": "last"}, {"data__max_length": 8}):
+        recipe = read_recipe(strategy="probe", device="cpu", data__path=str(table), **asked)  # type: ignore[arg-type]
+        with pytest.raises(RecipeError, match="the backbone was loaded"):
+            prepare(recipe, backbone=backbone)

@@ -97,6 +97,7 @@ class Bundle:
             resolve_device(device),
             settings or DataSettings(),
             tta=self.tta,
+            columns=tuple(self.plan.get("data", {}).get("columns", ())),
         )
 
     def evaluate(

@@ -266,7 +266,7 @@ def _stored(source: Source, batch: list[Any]) -> tuple[Batch, float]:
 
 def _lower_seconds(lower: Lower, inputs: Tensor) -> float:
     """Seconds of computing the states of at most a batch of pictures: as long as of a whole one."""
-    inputs = inputs[: lower.batch]
+    inputs = inputs[: lower.together(inputs)]
     lower.compute(inputs)  # warms up
     return _timed(lambda: lower.compute(inputs))[0]
 

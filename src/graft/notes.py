@@ -11,6 +11,13 @@ from graft.steps import Step, Train
 from graft.strategies import Ask, decides_by_evidence, notes_of
 
 _NO_VALIDATION = "There is no validation data: {} kept, whatever that is worth."
+_OF_A_HEAD = {
+    "epochs",
+    *(
+        f"train.{name}"
+        for name in ("head_lr", "label_smoothing", "focal", "sampling", "select", "patience")
+    ),
+}
 _ALL_TRAIN = (
     "All labels train: with fewer than 150 in the median class, a part set aside would decide little and "
     "cost accuracy. So {} kept, and probabilities are not calibrated."
@@ -23,7 +30,7 @@ def notes_on(ask: Ask, steps: Sequence[Step], *, validates: bool) -> Iterator[st
     if ask.recipe.head_init == "auto" and not ask.solvable:
         why = "is not linear" if ask.pretrained else "stands on random weights"
         yield f"The head starts random: it {why}, so it cannot be solved."
-    trains = any(isinstance(step, Train) for step in steps)
+    trains = any(isinstance(step, Train) and step.objective == "labels" for step in steps)
     unused = _unused(ask.recipe, steps, validates=validates)
     if unused:
         yield f"Set, but of no effect here: {', '.join(unused)}."
@@ -66,7 +73,8 @@ def notes_on_backbone(backbone: Backbone) -> Iterator[str]:
 
 def _unused(recipe: Recipe, steps: Sequence[Step], *, validates: bool) -> list[str]:
     """Settings that were given and that no step of this plan looks at."""
-    phases = {number: step for number, step in enumerate(steps, start=1) if isinstance(step, Train)}
+    every = {number: step for number, step in enumerate(steps, start=1) if isinstance(step, Train)}
+    phases = {number: step for number, step in every.items() if step.objective == "labels"}
     train, final = recipe.train, recipe.final.model_fields_set
     given = {f"train.{name}" for name in train.model_fields_set}
     by_phase = {f"phase.{n}.{name}" for n, each in recipe.phase.items() for name in each.model_fields_set}
@@ -76,21 +84,30 @@ def _unused(recipe: Recipe, steps: Sequence[Step], *, validates: bool) -> list[s
     if recipe.head == "linear" and "head_hidden" in recipe.model_fields_set:
         idle.add("head_hidden")
     if not phases:
-        if "validation" in recipe.data.model_fields_set:
-            idle.add("data.validation")  # a solved head decides out of fold, on all labels
-        idle |= {f"final.{name}" for name in final & {"checkpoints", "interpolate"}}
-        needed = {"train.workers", "train.class_weights", "train.batchnorm"}
-        return sorted(idle | by_phase | given - needed)
+        return sorted(idle | _idle_without_phases(recipe, given, by_phase, contrasts=bool(every)))
     if not any(len(step.stages) > 1 for step in phases.values()):
         idle |= given & {"train.lowest_lr", "train.layer_decay"}
     if all(number in recipe.phase and recipe.phase[number].epochs for number in phases):
         idle |= given & {"epochs"}
     idle |= {f"train.{name}" for name in _idle(train.model_fields_set, list(phases.values()))}
     for number, own in recipe.phase.items():
-        idle |= {f"phase.{number}.{name}" for name in _idle(own.model_fields_set, [phases[number]])}
+        if number in phases:
+            idle |= {f"phase.{number}.{name}" for name in _idle(own.model_fields_set, [phases[number]])}
     if not validates:
         idle |= {name for name in given | by_phase if name.endswith((".patience", ".select"))}
     return sorted(idle)
+
+
+def _idle_without_phases(
+    recipe: Recipe, given: set[str], by_phase: set[str], *, contrasts: bool
+) -> set[str]:
+    """Settings of no use where no head is trained by steps."""
+    idle = {f"final.{name}" for name in recipe.final.model_fields_set & {"checkpoints", "interpolate"}}
+    if "validation" in recipe.data.model_fields_set:
+        idle.add("data.validation")  # a solved head decides out of fold, on all labels
+    if contrasts:  # with steps and rates, but no head
+        return idle | (given & _OF_A_HEAD)
+    return idle | by_phase | (given - {"train.workers", "train.class_weights", "train.batchnorm"})
 
 
 def _idle(names: Iterable[str], phases: Sequence[Train]) -> set[str]:

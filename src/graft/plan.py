@@ -88,6 +88,8 @@ class DataSummary(Frozen):
     val: int
     test: int
     fingerprint: str
+    columns: tuple[str, ...] = ()
+    """Those of a table that hold the texts."""
 
 
 class Plan(Frozen):
@@ -174,6 +176,19 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
 
 def _check_text(recipe: Recipe, backbone: Backbone, steps: Iterable[Step]) -> None:
     """Raises RecipeError where something is asked of texts that only pictures have."""
+    intake = backbone.preprocess
+    assert isinstance(intake, Encoding)
+    most, pooling = recipe.data.max_length, backbone.source.options.get("config", {}).get("pooling")
+    if most is not None and most != intake.max_length:
+        raise RecipeError(
+            f"data.max_length = {most}, but the backbone was loaded for {intake.max_length} tokens; load "
+            "it with max_length=, or leave the setting out."
+        )
+    if recipe.pooling not in ("auto", pooling):
+        raise RecipeError(
+            f"pooling = {recipe.pooling!r}, but the backbone was loaded with {pooling!r}; load it with "
+            "pooling=, or leave the setting out."
+        )
     asked = [f"data.{name}" for name in _OF_PICTURES if name in recipe.data.model_fields_set]
     train = [step for step in steps if isinstance(step, Train)]
     asked += [f"train.{name}" for name in ("mixup", "cutmix") if any(getattr(step, name) for step in train)]
@@ -213,15 +228,13 @@ def make_plan(
         smallest = items // steps_in_epoch(items, step.batch_size) if isinstance(step, Train) else items
         if smallest < numerics.processes:
             raise DataError(f"{items} training items are too few for {numerics.processes} processes.")
-        if isinstance(step, Train) and step.objective == "contrast" and splits.task.multi_label:
-            raise RecipeError(
-                "contrast draws together what has the same label; here items have any number."
-            )
+        if isinstance(step, Train) and step.objective == "contrast":
+            _check_contrast(splits.task, numerics.processes)
     if splits.val is not None and len(splits.val) < numerics.processes:
         raise DataError(
             f"{len(splits.val)} validation items are too few for {numerics.processes} processes."
         )
-    reuses = _reuses(recipe, backbone, steps)
+    reuses = _reuses(recipe, backbone, steps, splits.train)
     views = _views_kept(recipe, steps, reuses, items + _length(splits.val))
     return Plan(
         strategy=recipe.strategy,
@@ -236,6 +249,7 @@ def make_plan(
             val=_length(splits.val),
             test=_length(splits.test),
             fingerprint=splits.fingerprint,
+            columns=splits.columns,
         ),
         phases=tuple(
             _resolve(step, names, items, reuse=reuses.get(number), views=views)
@@ -254,6 +268,15 @@ def make_plan(
     )
 
 
+def _check_contrast(task: Task, processes: int) -> None:
+    if task.multi_label:
+        raise RecipeError("contrast draws together what has the same label; here items have any number.")
+    if processes > 1:
+        raise RecipeError(
+            "contrast compares all of a batch, so it runs in one process; contrast=0 is none."
+        )
+
+
 def describe_network(backbone: Backbone) -> dict[str, Any]:
     """What makes this network this one, as plain values: a run never goes on with another."""
     values = {
@@ -268,7 +291,7 @@ def describe_network(backbone: Backbone) -> dict[str, Any]:
 def needs_validation(recipe: Recipe, backbone: Backbone) -> bool:
     """Whether any step decides by validation data; a solved head decides out of fold instead."""
     steps = plan_steps(make_ask(recipe, backbone))
-    return any(isinstance(step, Train) for step in steps)
+    return any(isinstance(step, Train) and step.objective == "labels" for step in steps)
 
 
 class _Names(Frozen):
@@ -309,6 +332,7 @@ def make_ask(
         evidence=evidence,
         items=items,
         takes_text=backbone.takes_text,
+        multi_label=splits is not None and splits.task.multi_label,
     )
 
 
@@ -365,9 +389,12 @@ def _for_task(step: Step, task: Task) -> Step:
     return step.model_copy(update={"score": "loss"}) if judged else step
 
 
-def _reuses(recipe: Recipe, backbone: Backbone, steps: Sequence[Step]) -> dict[int, Reuse]:
-    """By the number of a step, where it can be split below what trains. Mixed pictures cannot be stored."""
-    if not recipe.reuse.store:
+def _reuses(recipe: Recipe, backbone: Backbone, steps: Sequence[Step], items: Items) -> dict[int, Reuse]:
+    """By the number of a step, where it can be split below what trains. Mixed pictures cannot be stored.
+
+    Nor where activations are computed again: in the backward pass the upper part would not find its state.
+    """
+    if not recipe.reuse.store or recipe.train.gradient_checkpointing:
         return {}
     found: dict[int, Reuse | None] = {}
     places: dict[int, Reuse | None] = {}  # several phases may rest to the same place
@@ -376,7 +403,7 @@ def _reuses(recipe: Recipe, backbone: Backbone, steps: Sequence[Step]) -> dict[i
             moving = [place for place, name in enumerate(backbone.stage_names) if name in step.stages]
             frozen = min(moving, default=len(backbone.stages))
             if frozen and frozen not in places:
-                places[frozen] = find_reuse(backbone, frozen)
+                places[frozen] = find_reuse(backbone, frozen, items)
             found[number] = places.get(frozen)
     return {number: reuse for number, reuse in found.items() if reuse is not None}
 

@@ -22,6 +22,7 @@ from graft.backbones.contract import Encoding, Intake
 from graft.data import read_items, read_labelled
 from graft.data.inputs import open_inputs
 from graft.data.items import Modality, Problem
+from graft.data.texts import list_cut
 from graft.errors import DataError, RecipeError
 from graft.inference import forward_all
 from graft.metrics import Metrics, MultiLabelMetrics
@@ -136,6 +137,7 @@ def predict_items(
     settings: DataSettings,
     *,
     tta: str = "none",
+    columns: tuple[str, ...] = (),
 ) -> Predictions:
     """Predictions for pictures by paths, folders or arrays; or for texts, see ``data.read_items``.
 
@@ -147,7 +149,9 @@ def predict_items(
         data = list(data)
     modality = _modality(intake)
     asked = _for_network(settings, intake, _TO_PREDICT[modality])
-    items, faults, problems = read_items(data, asked, modality=modality)
+    items, faults, problems = read_items(data, asked, modality=modality, columns=columns)
+    if isinstance(intake, Encoding):
+        problems = (*problems, *list_cut(items, intake))
     if not items and not faults:
         raise DataError("\n".join(map(str, problems)) or f"No {modality} was named.")
     logits = forward_all(model, open_inputs(items, intake), device, tta=tta) if len(items) else None

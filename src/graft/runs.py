@@ -191,7 +191,8 @@ def _from_anywhere(recipe: Recipe) -> Recipe:
     changes: dict[str, Any] = {}
     path = recipe.data.path
     if path:
-        whole = _from_hub(path) if path.startswith("hf/") else str(Path(path).absolute())
+        of_hub = path.startswith("hf/") and not Path(path).exists()
+        whole = _from_hub(path) if of_hub else str(Path(path).absolute())
         changes["data"] = recipe.data.model_copy(update={"path": whole})
     if recipe.weights is not None:
         changes["weights"] = str(Path(recipe.weights).absolute())

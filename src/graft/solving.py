@@ -51,9 +51,13 @@ def solve_phase(run: State, step: Solve) -> Iterator[Record]:
     )
     weight, bias = engine.broadcast(solution.weight), engine.broadcast(solution.bias)
     set_linear_head(run.model, weight, bias)
-    found = {"strength": solution.strength, "loss": solution.loss, "accuracy": solution.score}
-    run.position = replace(run.position, solved=found)
-    yield records.Solved(index, solution.strength, solution.loss, solution.score, len(solution.path))
+    loss, score = solution.loss, solution.score
+    if run.contrasted:  # by labels of every fold: nothing is out of fold any more
+        loss = score = None
+    run.position = replace(
+        run.position, solved={"strength": solution.strength, "loss": loss, "accuracy": score}
+    )
+    yield records.Solved(index, solution.strength, loss, score, len(solution.path))
     yield records.Finished(index, None, 0)
 
 

@@ -97,8 +97,8 @@ class State:
         return {parameter: name for name, parameter in self.model.named_parameters()}
 
     @property
-    def _contrasted(self) -> bool:
-        """Whether the body moved before there was a head."""
+    def contrasted(self) -> bool:
+        """Whether the body moved by the labels before there was a head."""
         phases = [phase for phase in self.plan.phases if isinstance(phase, Phase)]
         return any(phase.train.objective == "contrast" for phase in phases)
 
@@ -126,10 +126,14 @@ class State:
         self.leaders.most = after[0].checkpoints if after and isinstance(after[0], Select) else 1
         if phase.train.ema and not self.average:
             self.average = {name: value.detach().clone() for name, value in self.moving_values().items()}
-        headed = phase.train.objective == "labels" and self.position.phase > 0
+        before = self.plan.phases[: self.position.phase]
+        headed = any(
+            isinstance(step, Solve) or (isinstance(step, Phase) and step.train.objective == "labels")
+            for step in before
+        )
         if phase.train.stages and headed and not self.start:
             body = self.backbone.trunk.named_parameters(remove_duplicate=False)
-            weights = set() if self._contrasted else {f"trunk.{name}" for name, _ in body}
+            weights = set() if self.contrasted else {f"trunk.{name}" for name, _ in body}
             self.start = copy_tensors({n: v for n, v in self.moving_values().items() if n not in weights})
 
     def next_phase(self) -> None:

@@ -301,6 +301,8 @@ def _kept_epoch(end: dict[str, Any]) -> str:
     kept, epochs = end["kept_epoch"], end["epochs"]
     if end.get("kept") == "average":
         return f"the running average of the weights over {_count(epochs, 'epoch')}"
+    if kept is None and end["phase"] == "contrast":
+        return f"the last of {_count(epochs, 'epoch')}, before there was a head to judge by"
     if kept is None:
         return f"the last of {_count(epochs, 'epoch')}, for there was no validation data"
     if kept == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -267,6 +268,18 @@ class Refusals:
         return "config.json of .* is not right"
 
     @staticmethod
+    def quantized(folder: Path) -> str:
+        config = json.loads((folder / "config.json").read_text())
+        told = config | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+        (folder / "config.json").write_text(json.dumps(told))
+        return "quantized"
+
+    @staticmethod
+    def no_class_token(folder: Path) -> str:
+        (folder / "config.json").write_text(json.dumps({"model_type": "hiera"}))
+        return "what stands for a picture"
+
+    @staticmethod
     def infinite(folder: Path) -> str:
         from safetensors.torch import load_file, save_file
 
@@ -411,3 +424,28 @@ def test_noise_is_padded_in_every_second_text(tmp_path: Path) -> None:
     assert (noise[:, 0] == PADDING).any(1).tolist() == [False, True, False]
     assert "gpt2" in DECODERS
     write_tokenizer(tmp_path)
+
+
+def test_kernels_that_a_configuration_names_are_not_fetched(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, "bert")
+    config = json.loads((folder / "config.json").read_text())
+    told = config | {"attn_implementation": "somebody/kernel", "_attn_implementation": "somebody/kernel"}
+    (folder / "config.json").write_text(json.dumps(told))
+    loaded = load_backbone(f"hf/{folder}")
+    assert loaded.trunk.network.config._attn_implementation in ("sdpa", "eager")
+    assert "somebody" not in json.dumps(loaded.source.options)
+
+
+@pytest.mark.usefixtures("online")
+def test_offline_doubts_about_pooling_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that another program filled does not tell which files there are none of."""
+    folder = write_model(tmp_path / "net", "bert")
+    with serving(folder) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        load_backbone("hf/org/net")
+    for mark in (tmp_path / "hub").rglob(".no_exist"):
+        shutil.rmtree(mark)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BackboneError, match="--set pooling="):
+        load_backbone("hf/org/net")
+    assert load_backbone("hf/org/net", pooling="mean").takes_text

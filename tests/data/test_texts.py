@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from graft.backbones.contract import PADDING, Encoding
 from graft.data import read_items, read_labelled, read_splits
 from graft.data.items import Items, Splits, Text
-from graft.data.texts import Texts, list_cut, number_of, rounded
+from graft.data.texts import Texts, list_cut, number_of
 from graft.errors import DataError
 from graft.recipe import DataSettings
 from small_text import SPECIAL, WORDS, write_tokenizer
@@ -80,7 +80,7 @@ def test_batches_hold_every_draw_once_and_texts_of_like_length(
     assert batches == source.cut(draws, size, seed)
     assert source.order(range(len(lengths))) == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for group in source.groups(draws):
-        assert len({rounded(lengths[number_of(draw)]) for draw in group}) == 1
+        assert len({lengths[number_of(draw)] for draw in group}) == 1
 
 
 def test_little_padding_is_computed() -> None:
@@ -89,16 +89,10 @@ def test_little_padding_is_computed() -> None:
     source = Texts(items(*["a"] * len(lengths)), Encoding("", 128, 24))
     source.__dict__["lengths"] = lengths
     batches = source.cut(list(range(len(lengths))), 32, 0)
-    computed = sum(len(batch) * rounded(max(int(lengths[i]) for i in batch)) for batch in batches)
+    computed = sum(len(batch) * max(int(lengths[i]) for i in batch) for batch in batches)
     assert computed / lengths.sum() <= 1.10
     at_random = np.random.default_rng(1).permutation(len(lengths)).reshape(-1, 30)
     assert sum(30 * lengths[batch].max() for batch in at_random) / lengths.sum() > 2.0
-
-
-def test_a_rounded_length_is_never_more_than_a_sixteenth_longer() -> None:
-    for length in range(1, 2000):
-        assert length <= rounded(length) <= length * 17 / 16 + 1
-        assert rounded(rounded(length)) == rounded(length)
 
 
 def test_long_texts_are_cut_and_counted(encoding: Encoding) -> None:
@@ -268,3 +262,33 @@ def test_halves_of_characters_are_replaced_and_told(tmp_path: Path, encoding: En
     assert Texts(splits.train, encoding).lengths.tolist() == [4, 3]
     in_memory = read_splits((["\udfff", "bad"], [0, 1]), ALL, modality="text")
     assert in_memory.train.sources[0] == Text("\ufffd")
+
+
+def test_lines_end_where_files_say(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("one\u2028two\x0b\nthree\n")
+    found, _, _ = read_items(tmp_path / "lines.txt", ALL, modality="text")
+    assert [each.first for each in found.sources] == ["one\u2028two\x0b", "three"]  # type: ignore[union-attr]
+    assert found.ids == ("line 1", "line 2")
+
+
+def test_cells_that_are_no_text_are_named(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": [b"a", b"b"], "label": ["x", "y"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="row 1: a cell is bytes; a text"):
+        read_splits(tmp_path / "t.parquet", ALL, modality="text")
+    with pytest.raises(DataError, match=r"row 1 of .* a cell is bytes"):
+        read_items(tmp_path / "t.parquet", ALL, modality="text")
+
+
+def test_the_columns_of_training_are_those_of_prediction(tmp_path: Path) -> None:
+    table = "description,title\nfine,yes\ndull,no\n"
+    splits = texts(tmp_path / "t.csv", table, label="title")
+    assert said(splits) == ["fine", "dull"] and splits.columns == ("description",)
+    found, _, problems = read_items(tmp_path / "t.csv", ALL, modality="text", columns=splits.columns)
+    assert [str(each) for each in found.sources] == ["fine", "dull"] and not problems
+    guessed, _, problems = read_items(tmp_path / "t.csv", ALL, modality="text")
+    assert str(guessed.sources[0]) == "yes" and [each.code for each in problems] == [
+        "column"
+    ]  # and it is said

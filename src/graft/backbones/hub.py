@@ -35,6 +35,10 @@ class MissingFileError(BackboneError):
     """The server answered that it does not have this file."""
 
 
+class UncachedFileError(MissingFileError):
+    """Offline, and the cached copy of the repository lacks this file: whether it has one is not known."""
+
+
 def fetch_from_hub(repo: str, filename: str, size: SizeHint, revision: str | None = None) -> Path:
     """The path of a file of a Hugging Face repository, downloaded unless it is cached.
 
@@ -67,7 +71,7 @@ def fetch_from_hub(repo: str, filename: str, size: SizeHint, revision: str | Non
         "TRUE",
     ):
         if isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
-            raise MissingFileError(
+            raise UncachedFileError(
                 f"There is no {filename} in the cached copy of the Hugging Face repository {repo}, and "
                 "HF_HUB_OFFLINE is set."
             )

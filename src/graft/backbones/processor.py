@@ -18,7 +18,7 @@ def read_preprocess(name: str, config: Any) -> Preprocess:
     Raises:
         BackboneError: the file says no size that can be read.
     """
-    found = find_optional(name, "preprocessor_config.json")
+    found = find_optional(name, "preprocessor_config.json", cure="load it once with a network.")
     told = read_json_object(found["preprocessor_config.json"]) if found else {}
     whole = _sides(told.get("size") or getattr(config, "image_size", None) or 224)
     crop = _sides(told.get("crop_size") or 0)

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from graft.backbones.hub import MissingFileError, SizeHint, fetch_from_hub
+from graft.backbones.hub import MissingFileError, SizeHint, UncachedFileError, fetch_from_hub
 from graft.errors import BackboneError
 
-MOST_BYTES = 1_000_000
+MOST_BYTES = 64_000_000
 
 
 def find_file(name: str, filename: str, size: SizeHint = lambda: None) -> Path:
@@ -34,12 +34,22 @@ def find_file(name: str, filename: str, size: SizeHint = lambda: None) -> Path:
     return fetch_from_hub(name, filename, size)
 
 
-def find_optional(name: str, *filenames: str) -> dict[str, Path]:
-    """Those of these files that the repository has."""
+def find_optional(name: str, *filenames: str, cure: str = "") -> dict[str, Path]:
+    """Those of these files that the repository has.
+
+    ``cure``: what a person can do where that cannot be known, offline and with a part of it in the cache;
+    without one, what is not in the cache is not there.
+
+    Raises:
+        BackboneError: it cannot be known.
+    """
     found = {}
     for filename in filenames:
         try:
             found[filename] = find_file(name, filename)
+        except UncachedFileError as error:
+            if cure:
+                raise BackboneError(f"{error} Whether it has one decides features: {cure}") from None
         except MissingFileError:
             continue
     return found

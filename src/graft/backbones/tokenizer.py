@@ -77,12 +77,15 @@ def _most_tokens(told: Any, config: Any) -> int:
     known = positions if isinstance(positions, int) and positions > 0 else 2**20
     if config.model_type in _POSITIONS_AFTER_PADDING:
         known -= (config.pad_token_id or 0) + 1
-    return min(known, int(told)) if isinstance(told, int | float) and told > 0 else known
+    if not isinstance(told, int | float) or not 0 < told < known:
+        return known
+    return int(told)
 
 
 def own_pooling(name: str, config: Any) -> Pooling:
     """As the model's makers pool: by sentence-transformers' file, by the configuration, or by its kind."""
-    found = find_optional(name, _POOLING_FILE)
+    cure = "load it once with a network, or say how to pool with --set pooling=mean (or cls, or last)."
+    found = find_optional(name, _POOLING_FILE, cure=cure)
     if found:
         told = read_json_object(found[_POOLING_FILE])
         for pooling, key in _POOLING_KEYS.items():

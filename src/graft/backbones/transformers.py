@@ -28,7 +28,12 @@ from graft.backbones.repository import find_file, find_optional, read_json_objec
 from graft.backbones.tokenizer import own_pooling, read_encoding
 from graft.errors import BackboneError
 
-_POOL_THEMSELVES = ("convnext", "dinov2", "regnet", "resnet", "swin")  # of others, the first token stands
+# What stands for a picture: what the network itself pools, or its class token. Others give neither.
+_POOL_THEMSELVES = {
+    *("convnext", "convnextv2", "dinov2", "dinov2_with_registers", "regnet", "resnet", "swin", "swinv2"),
+}
+_CLASS_TOKENS = {"beit", "data2vec-vision", "deit", "vit", "vit_msn"}
+_SET_BY_US = ("attn_implementation", "experts_implementation", "quantization_config", "auto_map")
 _CODE_IN_REPOSITORY = "auto_map"
 
 
@@ -67,10 +72,15 @@ def _read_config(values: dict[str, Any], request: Request) -> Any:
             "version of it may."
         )
     try:
-        config = AutoConfig.for_model(**{k: v for k, v in values.items() if k != _CODE_IN_REPOSITORY})
+        config = AutoConfig.for_model(**_plain_settings(values))
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise BackboneError(f"The config.json of hf/{request.name} is not right: {first}") from None
+    if "quantization_config" in values:
+        raise BackboneError(
+            f"hf/{request.name} holds quantized weights, which are not read; choose the model in full "
+            "precision."
+        )
     if config.is_encoder_decoder:
         raise BackboneError(
             f"hf/{request.name} is an encoder with a decoder ({config.model_type}); an encoder or a "
@@ -78,6 +88,15 @@ def _read_config(values: dict[str, Any], request: Request) -> Any:
         )
     config.use_cache = False
     return config
+
+
+def _plain_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what would choose kernels, or fetch code for them; also of its parts."""
+    return {
+        name: _plain_settings(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if name.removeprefix("_") not in _SET_BY_US
+    }
 
 
 def _known_types() -> Any:
@@ -125,12 +144,12 @@ def _build(request: Request, config: Any) -> tuple[nn.Module, str]:
     try:
         kind = factory._model_mapping[type(config)]
         if "add_pooling_layer" in inspect.signature(kind).parameters:
-            options["add_pooling_layer"] = config.model_type.startswith(_POOL_THEMSELVES)
+            options["add_pooling_layer"] = config.model_type in _POOL_THEMSELVES
         if random:
             network = factory.from_config(config, dtype=torch.float32, **options)
         else:
             network = _with_weights(factory, request, config, options)
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
         raise BackboneError(f"hf/{request.name} cannot be built from its config.json: {error}") from None
     return network, request.weights or "main"
 
@@ -188,6 +207,12 @@ def _fetch_weights(name: str) -> Path:
 
 
 def _load_pictures(request: Request, config: Any) -> Backbone:
+    if hasattr(config, "num_channels") and config.model_type not in _POOL_THEMSELVES | _CLASS_TOKENS:
+        known = ", ".join(sorted(_POOL_THEMSELVES | _CLASS_TOKENS))
+        raise BackboneError(
+            f"hf/{request.name} ({config.model_type}): of networks for pictures, graft knows what stands "
+            f"for a picture in {known}. Look for the same network under timm/."
+        )
     if not hasattr(config, "num_channels"):
         raise BackboneError(
             f"hf/{request.name} ({config.model_type}) takes neither texts nor pictures; a model of one of "
@@ -196,7 +221,7 @@ def _load_pictures(request: Request, config: Any) -> Backbone:
     stored = (request.config or {}).get("preprocess")
     preprocess = Preprocess.from_dict(stored) if stored else read_preprocess(request.name, config)
     network, weights = _build(request, config)
-    pooled = config.model_type.startswith(_POOL_THEMSELVES)
+    pooled = config.model_type in _POOL_THEMSELVES
     options = {
         **request.options,
         "config": {**_plain(config), "preprocess": preprocess.to_dict()},

@@ -142,7 +142,7 @@ class Splits:
 
     ``task`` holds the labels in their fixed order: numerically where all are whole numbers, else
     plainly sorted. ``fingerprint``: sha256 over split, id, label and content of every item; it does
-    not depend on where the data lies or in which order it was listed.
+    not depend on where the data lies or in which order it was listed. ``columns``: as of ``Listing``.
     """
 
     train: Items
@@ -151,6 +151,7 @@ class Splits:
     task: Task
     problems: tuple[Problem, ...]
     fingerprint: str
+    columns: tuple[str, ...] = ()
 
     def parts(self) -> Iterator[tuple[str, Items]]:
         """The splits that there are, by name, train first."""
@@ -185,13 +186,15 @@ class Listing:
     """What a reader found: rows in a fixed order, and what it left out.
 
     ``classes``: every label that the data names for training, those without a single item included.
-    ``kind``: whether each item has one label or any number of them.
+    ``kind``: whether each item has one label or any number of them. ``columns``: of a table of texts, those
+    that hold them.
     """
 
     rows: tuple[Row, ...]
     problems: tuple[Problem, ...] = ()
     classes: tuple[str, ...] = ()
     kind: Kind = "single-label"
+    columns: tuple[str, ...] = ()
 
     def only(self, split: str) -> Listing:
         return replace(self, rows=tuple(row for row in self.rows if row.split == split))

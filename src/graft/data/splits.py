@@ -97,6 +97,7 @@ def read_splits(
         task=task,
         problems=problems,
         fingerprint=make_fingerprint(parts.items(), task),
+        columns=listing.columns,
     )
 
 
@@ -129,8 +130,9 @@ def read_items(
     settings: DataSettings = DataSettings(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
     modality: Modality = "picture",
+    columns: tuple[str, ...] = (),
 ) -> tuple[Items, tuple[Fault, ...], tuple[Problem, ...]]:
-    """Read pictures or texts for prediction.
+    """Read pictures or texts for prediction; ``columns``: those of a table that usually hold texts.
 
     Pictures: files, folders (at any depth, by name) or pictures in memory. Texts: tables, files with a
     text on each line, by their ``Path``; or texts themselves, as strings. Nothing is raised for what cannot
@@ -143,7 +145,9 @@ def read_items(
     problems: list[Problem] = []
     for number, source in enumerate(given):
         listing = (
-            _list_source(source, number) if modality == "picture" else _list_text(source, number, settings)
+            _list_source(source, number)
+            if modality == "picture"
+            else _list_text(source, number, settings, columns)
         )
         problems += listing.problems
         for row in listing.rows:
@@ -164,7 +168,7 @@ def _list_source(source: Any, number: int) -> Listing:
     return replace(listing, problems=(*listing.problems, Problem("no-pictures", message, 1)))
 
 
-def _list_text(source: Any, number: int, settings: DataSettings) -> Listing:
+def _list_text(source: Any, number: int, settings: DataSettings, columns: tuple[str, ...]) -> Listing:
     """A table or file of texts by its ``Path``, or one text, or a pair of them."""
     if not isinstance(source, Path):
         return Listing((text_row(source, number),))
@@ -175,7 +179,7 @@ def _list_text(source: Any, number: int, settings: DataSettings) -> Listing:
         )
     if not source.is_file():
         raise _not_there(source, str(source))
-    listing = list_texts(source, settings)
+    listing = list_texts(source, settings, columns)
     prefix = f"{display(source.as_posix())}, " if number else ""
     return replace(listing, rows=tuple(replace(row, id=f"{prefix}{row.id}") for row in listing.rows))
 
@@ -183,7 +187,7 @@ def _list_text(source: Any, number: int, settings: DataSettings) -> Listing:
 def _list_labelled(data: Data, settings: DataSettings, needs: Sequence[str], modality: Modality) -> Listing:
     if not isinstance(data, str | Path):
         return list_arrays(data, modality)
-    if isinstance(data, str) and data.startswith(PREFIX):
+    if isinstance(data, str) and data.startswith(PREFIX) and not Path(data).exists():
         return list_hub(data, settings, modality)
     path = Path(data)
     if not str(data) or not path.exists():

@@ -128,7 +128,8 @@ def list_records(path: Path, columns: Columns, records: list[Record], settings: 
     classes = dict.fromkeys([*map(label_name, named), *named_classes(kept)])
     if modality == "picture":
         kept.sort(key=lambda row: (row.split, row.id))
-    return Listing(tuple(kept), notes.problems(_MESSAGES), tuple(classes), form.kind)
+    taken = columns.items if modality == "text" else ()
+    return Listing(tuple(kept), notes.problems(_MESSAGES), tuple(classes), form.kind, taken)
 
 
 def list_tables(folder: Path, settings: DataSettings) -> Listing:
@@ -162,29 +163,45 @@ def list_tables(folder: Path, settings: DataSettings) -> Listing:
         rows += [replace(row, split=split, id=f"{found[split].name}, {row.id}") for row in listing.rows]
         problems |= {str(problem): problem for problem in listing.problems}
     classes = dict.fromkeys(name for listing in listings.values() for name in listing.classes)
-    return Listing(tuple(rows), tuple(problems.values()), tuple(classes), kinds.pop())
+    taken = next(iter(listings.values())).columns
+    return Listing(tuple(rows), tuple(problems.values()), tuple(classes), kinds.pop(), taken)
 
 
-def list_texts(path: Path, settings: DataSettings) -> Listing:
+def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) -> Listing:
     """The texts of a table without looking at labels; of any other file, each line that says something.
 
+    ``usual``: the columns to take where the settings name none and the table has them.
+
     Raises:
-        DataError: not readable, or the column of texts cannot be told.
+        DataError: not readable, a cell is no text, or the column of texts cannot be told.
     """
+    notes, guessed = Notes(), tuple[str, ...]()
     if path.suffix.lower() not in TABLES:
-        try:
-            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        except OSError as error:
-            raise DataError(f"Cannot read {path}: {error.strerror or error}.") from None
-        said = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-        return Listing(tuple(Row(Text(line), f"line {number}") for number, line in said))
-    names, records = _read(path, "text")
-    columns = _find_texts(path, names, settings, ())
-    rows = tuple(
-        Row(Text(*(_text_cell(record.cells.get(name)) for name in columns)), record.place)
-        for record in records
-    )
-    return Listing(rows)
+        rows = _lines(path)
+    else:
+        names, records = _read(path, "text")
+        known = settings.text is None and bool(usual) and set(usual) <= set(names)
+        columns = usual if known else _find_texts(path, names, settings, ())
+        guessed = () if known or settings.text is not None else columns
+        rows = [_unlabelled(path, record, columns) for record in records]
+    _note_texts(notes, rows, guessed)
+    return Listing(tuple(rows), notes.problems(_MESSAGES))
+
+
+def _lines(path: Path) -> list[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            said = [(number, line.rstrip("\n")) for number, line in enumerate(file, start=1)]
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from None
+    return [Row(Text(line), f"line {number}") for number, line in said if line.strip()]
+
+
+def _unlabelled(path: Path, record: Record, columns: tuple[str, ...]) -> Row:
+    try:
+        return Row(Text(*(_text_cell(record.cells.get(name)) for name in columns)), record.place)
+    except ValueError as fault:
+        raise DataError(f"{record.place} of {path} cannot be used: {fault}.") from None
 
 
 def _note_texts(notes: Notes, rows: Iterable[Row], guessed: tuple[str, ...]) -> None:
@@ -340,7 +357,13 @@ def _find_texts(
 
 
 def _text_cell(value: Any) -> str:
-    """A cell as text; nothing where it is empty, and numbers as they are written."""
+    """A cell as text; nothing where it is empty, and numbers as they are written.
+
+    Raises:
+        ValueError: in words, where it is neither.
+    """
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"a cell is {type(value).__name__}; a text was expected")
     return "" if value is None else whole_text(value if isinstance(value, str) else json.dumps(value))
 
 

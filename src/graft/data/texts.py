@@ -1,10 +1,9 @@
 """Texts as a torch dataset: tokens once, then batches of texts of like length.
 
 Batches are cut from an order that is sorted by length within stretches of it, and padded to their longest
-text, so that hardly any padding is computed. Lengths are rounded up to a sixteenth, whatever a text's
-neighbours are, so that what is computed of a text does not depend on them.
+text, so that hardly any padding is computed.
 
-Shapes: B texts, T tokens of the longest, rounded up; C classes.
+Shapes: B texts, T tokens of the longest, C classes.
 """
 
 from __future__ import annotations
@@ -76,10 +75,10 @@ class Texts:
         return [batches[place] for place in places]
 
     def groups(self, indices: Sequence[Index]) -> list[list[Index]]:
-        """Indices whose texts are of one length when rounded: what is computed together."""
+        """Indices whose texts are of one length: without padding, none depends on its neighbours."""
         found: dict[int, list[Index]] = defaultdict(list)
         for index in indices:
-            found[rounded(int(self.lengths[number_of(index)]))].append(index)
+            found[int(self.lengths[number_of(index)])].append(index)
         return list(found.values())
 
     def typical(self, count: int) -> list[int]:
@@ -133,7 +132,7 @@ class Texts:
 
     def _padded(self, numbers: Sequence[int]) -> Tensor:
         rows = [self._tokens[number] for number in numbers]
-        length = rounded(max(len(row[0]) for row in rows))
+        length = max(len(row[0]) for row in rows)
         whole = np.full((len(rows), 2, length), PADDING, dtype=np.int64)
         for place, (ids, kinds, _) in enumerate(rows):
             whole[place, 0, : len(ids)], whole[place, 1, : len(ids)] = ids, kinds
@@ -143,16 +142,6 @@ class Texts:
 def number_of(index: Index) -> int:
     """The item's number of an index, which may name a view, too."""
     return int(index[0]) if isinstance(index, tuple) else index
-
-
-def rounded(length: int) -> int:
-    """A length rounded up to a sixteenth of the next power of two.
-
-    >>> [rounded(length) for length in (5, 32, 33, 65, 130)]
-    [5, 32, 34, 68, 136]
-    """
-    step = 1 << max(0, (length - 1).bit_length() - 5)
-    return -(-length // step) * step
 
 
 def list_cut(items: Items, encoding: Encoding) -> tuple[Problem, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from graft.backbones.contract import Backbone
+from graft.backbones.contract import Backbone, Encoding
+from graft.data.items import Items
+from graft.data.texts import Texts
 from graft.options import Frozen
 from graft.reuse.split import find_split
 
@@ -15,7 +17,7 @@ class Reuse(Frozen):
     """A phase computes what lies below the stage ``above`` once, and keeps it.
 
     ``place``: the number of stages below. ``above``: the first stage that runs in every step; "head" where
-    all stages are below. ``row_bytes``: what is kept of one view of a picture, at most.
+    all stages are below. ``row_bytes``: what is kept of one view of a picture, or of a text, about.
     """
 
     place: int
@@ -23,14 +25,20 @@ class Reuse(Frozen):
     row_bytes: int
 
 
-def find_reuse(backbone: Backbone, frozen: int) -> Reuse | None:
-    """The highest place to split with at most ``frozen`` stages below; None where there is none."""
+def find_reuse(backbone: Backbone, frozen: int, items: Items) -> Reuse | None:
+    """The highest place to split with at most ``frozen`` stages below; None where there is none.
+
+    ``items``: texts among them say how long rows are.
+    """
     if frozen == len(backbone.stages):
         return Reuse(place=frozen, above="head", row_bytes=4 * backbone.feature_dim)
     split = find_split(backbone, frozen)
     if split is None:
         return None
-    return Reuse(place=split.place, above=split.above, row_bytes=4 * math.prod(split.row))
+    row = split.row
+    if isinstance(backbone.preprocess, Encoding):
+        row = (math.ceil(Texts(items, backbone.preprocess).lengths.mean()), *row[1:])
+    return Reuse(place=split.place, above=split.above, row_bytes=4 * math.prod(row))
 
 
 def views_for(epochs: int, items: int, row_bytes: int, room: int) -> int:

@@ -148,7 +148,10 @@ class _Parts:
         self.entered, self.calls = False, Counter()
         self.state, inputs = self.intake.unpack(state)
         self.length = inputs.shape[-1]
-        return self.whole(inputs)
+        features = self.whole(inputs)
+        if not self.entered:  # what was computed is of blanks
+            raise BackboneError(f"The network did not come to its stage {self.split.above} on its state.")
+        return features
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """At the entry: leave with its input, or go on with the state in its place."""

@@ -5,7 +5,7 @@ that decides it: the values of the lower part as they are now, what the network 
 (which tells another network, library or processor where the values do not), where it is split, how
 items are read and prepared, and the arithmetic. Rows are computed in batches of a fixed size, filled up
 with blanks, so that their bits do not depend on what is missing besides them; those of texts among texts
-of their own length, in batches of a multiple of ``STEP``.
+of their own length.
 
 Shapes: B items of a batch; inputs are [B, …] as the network takes them, a state is [B, …].
 """
@@ -37,14 +37,14 @@ _LIBRARIES = {  # that make inputs and states
     "picture": ("torch", "torchvision", "pillow"),
     "text": ("torch", "tokenizers", "transformers"),
 }
-STEP = 8  # texts: batches are of a multiple of so many
+FEW = 8  # texts of one length that a CPU computes together: there are seldom many
 
 
 @dataclass(frozen=True)
 class Lower:
     """The frozen part of a network: ``run`` maps inputs [B, …] on ``device`` to states [B, …].
 
-    ``autocast``: what it computes under. ``batch``: how many items it computes together, at most.
+    ``autocast``: what it computes under. ``batch``: how many items it computes together.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -52,10 +52,14 @@ class Lower:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     batch: int = Forward().batch
 
+    def together(self, inputs: Tensor) -> int:
+        """How many of such inputs are computed together."""
+        of_text = not inputs.is_floating_point()
+        return min(FEW, self.batch) if of_text and self.device.type == "cpu" else self.batch
+
     def compute(self, inputs: Tensor) -> Tensor:
-        """The states of at most ``batch`` items, computed among blanks; on the CPU, channels last."""
-        size = self.batch if inputs.is_floating_point() else -(-len(inputs) // STEP) * STEP
-        full = inputs.new_zeros(size, *inputs.shape[1:])
+        """The states of at most ``together`` items, computed among blanks; on the CPU, channels last."""
+        full = inputs.new_zeros(self.together(inputs), *inputs.shape[1:])
         full[: len(inputs)] = inputs
         with torch.no_grad(), self.autocast():
             found = self.run(to_device(full, self.device))
@@ -129,7 +133,7 @@ class States:
 
     def _compute(self, group: Sequence[Index], inputs: Tensor) -> dict[str, Tensor]:
         rows: dict[str, Tensor] = {}
-        size = self.lower.batch
+        size = self.lower.together(inputs)
         keys = [self.inputs.identity(index) for index in group]
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]

@@ -226,6 +226,8 @@ def _with_options(ask: Ask, step: Train, number: int) -> Train:
         given["epochs"] = own.epochs
     if ask.recipe.drop_path and step.drop_path is None:
         given.setdefault("drop_path", 0.0)  # the network is built with that of another phase
+    if step.objective == "contrast":  # which compares whole pictures, all of a batch
+        given |= {"mixup": 0.0, "cutmix": 0.0, "accumulate": 1}
     try:
         phase = Train.model_validate(step.model_dump() | given)
     except ValidationError as error:

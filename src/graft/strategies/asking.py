@@ -26,7 +26,7 @@ BODY_RATE, TEXT_BODY_RATE, EARLY_FACTOR = 1e-4, 2e-5, 0.1
 RANDOM_HEAD_RATE, SOLVED_HEAD_FACTOR = 1e-3, 3.0
 ALONE_HEAD_RATE = 1e-2  # a random head trained alone, before the body moves
 FEWEST_STEPS, MOST_EPOCHS = 500, 40
-CONTRAST_STEPS, CONTRAST_RATE = 100, 5e-5  # the rate is that of texts
+CONTRAST_STEPS, CONTRAST_RATE = (40, 150), 5e-5  # the rate is that of texts
 FEWEST_EPOCHS, FEWEST_TEXT_EPOCHS = 10, 3
 
 
@@ -58,6 +58,7 @@ class Ask:
     evidence: Evidence | None = None
     items: int | None = None
     takes_text: bool = False
+    multi_label: bool = False
 
     @property
     def body_rate(self) -> float:
@@ -100,8 +101,10 @@ class Ask:
         rates = Rates(head=self.recipe.train.head_lr or self._table(()).get("head") or rate)
         return self._phase(name, rates, epochs, options)
 
-    def contrast_phase(self, steps: int = CONTRAST_STEPS) -> Train:
-        """All stages move before there is a head, for as many epochs as asked or for about ``steps``."""
+    def contrast_phase(self) -> Train:
+        """All stages move before there is a head, for as many epochs as asked, or about a step an item."""
+        fewest, most = CONTRAST_STEPS
+        steps = min(most, max(fewest, self.items or most))
         epochs = self.recipe.contrast or max(1, math.ceil(steps / self.steps_per_epoch))
         rates = flat(self.stages, CONTRAST_RATE if self.takes_text else BODY_RATE)
         return self.phase("contrast", rates, epochs=epochs, objective="contrast")

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from graft.numerics import world_size
 from graft.steps import Step
 from graft.strategies.asking import Ask, flat
 
 FEW = 64  # labels a class up to which pairs teach more than the labels one by one
-ENOUGH_TO_TRAIN = 30  # labels a class from which on the whole network gains after that
 RATE, AFTER_RATE = 5e-5, 2e-5  # of the body; and where it was drawn together before
-STEPS, AFTER_STEPS = 150, 60
-FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+STEPS, AFTER_STEPS = 150, 50
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 50
 
 
 def choose_for_texts(ask: Ask) -> tuple[Step, ...]:
-    """Contrast and a solved head where labels are few; then, or else, the whole network."""
-    labels = _labels(ask)
-    drawn = labels <= FEW and ask.recipe.contrast != 0
+    """Contrast first where labels are few; then the head solved, and the whole network."""
+    drawn = _labels(ask) <= FEW and _can_be_drawn(ask)
     first: tuple[Step, ...] = (ask.contrast_phase(),) if drawn else ()
-    if drawn and labels < ENOUGH_TO_TRAIN and ask.solve_head:
-        return *first, ask.solve("probe")
     rate, steps = (AFTER_RATE, AFTER_STEPS) if drawn else (RATE, STEPS)
     epochs = ask.epochs(FEWEST_EPOCHS, steps=steps, most=MOST_EPOCHS)
     return *first, *ask.start(), ask.phase("all stages", flat(ask.stages, rate), epochs=epochs)
@@ -42,11 +39,16 @@ def reasons_for_texts(ask: Ask) -> Iterator[str]:
     labels = f"{found.per_class:g} labels in the median class"
     if found.per_class > FEW:
         yield f"{labels}, more than {FEW}: the whole network trains; {knows}."
-    elif ask.recipe.contrast != 0:
+    elif _can_be_drawn(ask):
         yield (
             f"{labels}, at most {FEW}: features of one label are drawn together first, which makes more of "
             f"few labels; {knows}."
         )
+
+
+def _can_be_drawn(ask: Ask) -> bool:
+    """Contrast is of one label an item, and of whole batches in one process."""
+    return ask.recipe.contrast != 0 and not ask.multi_label and world_size() == 1
 
 
 def _labels(ask: Ask) -> float:
