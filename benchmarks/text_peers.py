@@ -16,11 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
 def read(path: str) -> tuple[list[str], list[int]]:
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 (as a person would)
+    with Path(path).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row["text"] for row in rows], [int(row["label"] == "positive") for row in rows]
 

@@ -430,3 +430,9 @@ def test_candidates_of_several_labels_are_compared_by_loss_whatever_was_asked() 
     plan = plan_for(TINY["pretrained"], splits, strategy="full", train__select="accuracy")
     (choice,) = (phase for phase in plan.phases if phase.kind == "select")
     assert choice.score == "loss"
+
+
+def test_a_column_of_texts_is_refused_for_pictures() -> None:
+    recipe = read_recipe(strategy="full", device="cpu", data__text="review")
+    with pytest.raises(RecipeError, match=r"data\.text: of texts alone"):
+        check(recipe, make_tiny())

@@ -9,7 +9,6 @@ Shapes: B items of a batch, D features, N items.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from graft.schedule import steps_in_epoch
+from graft.schedule import cut_batches
 from graft.seeds import mix
 
 
@@ -36,7 +35,7 @@ def contrast_losses(features: Tensor, targets: Tensor) -> Tensor:
 def contrast_batches(
     targets: NDArray[np.integer[Any]], batch_size: int, *, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Items [N] in ``steps_in_epoch`` batches, in pairs of one label, as a function of (seed, epoch).
+    """Items [N] in at most ``steps_in_epoch`` batches, in pairs of one label, by (seed, epoch).
 
     An item that is left over without a partner is left out of this epoch.
     """
@@ -48,6 +47,5 @@ def contrast_batches(
         items[start : start + 2] for items in by_label.values() for start in range(0, len(items) - 1, 2)
     ] or [[item] for item in range(len(targets))]  # a label each: all are others to each other
     shuffled = [pairs[place] for place in generator.permutation(len(pairs))]
-    count = min(len(shuffled), steps_in_epoch(len(targets), batch_size))
-    parts: list[Sequence[int]] = np.array_split(np.arange(len(shuffled)), count)  # type: ignore[assignment]
-    return [[item for place in part for item in shuffled[place]] for part in parts]
+    batches = cut_batches(shuffled, -(-batch_size // len(pairs[0])))
+    return [[item for pair in batch for item in pair] for batch in batches]

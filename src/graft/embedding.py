@@ -149,7 +149,7 @@ def embed(
     asked = settings or DataSettings()
     numerics = resolve_numerics(Recipe(device=device))
     backbone = _backbone_of(_load(source, asked) if isinstance(source, str) else source)
-    intake, modality = backbone.preprocess, _modality(backbone)
+    intake, modality = backbone.preprocess, backbone.preprocess.modality
     if getattr(data, "ndim", 0) == 4:  # an array or tensor of several pictures
         data = list(data)
     items, faults, problems = read_items(data, _reading(asked, intake), progress, modality)
@@ -172,7 +172,7 @@ def embed_queries(
         DataError: one cannot be read.
         RecipeError: no such device.
     """
-    numerics, modality = resolve_numerics(Recipe(device=device)), _modality(backbone)
+    numerics, modality = resolve_numerics(Recipe(device=device)), backbone.preprocess.modality
     given = [_text_query(each) if backbone.takes_text else _picture_query(each) for each in queries]
     once = list(dict.fromkeys(given))  # a path that is named twice is read once
     items, faults, _ = read_items(once, _reading(DataSettings(), backbone.preprocess), modality=modality)
@@ -329,10 +329,6 @@ def _plain(intake: Intake) -> dict[str, Any]:
     """How items are prepared, as it is after JSON."""
     values: dict[str, Any] = json.loads(json.dumps(intake.to_dict()))
     return values
-
-
-def _modality(backbone: Backbone) -> Modality:
-    return "text" if backbone.takes_text else "picture"
 
 
 def _reading(settings: DataSettings, intake: Intake) -> DataSettings:

@@ -161,6 +161,8 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
     if isinstance(backbone.preprocess, Encoding):
         _check_text(recipe, backbone, steps)
         return
+    if "text" in recipe.data.model_fields_set:
+        raise RecipeError(f"data.text: of texts alone; {backbone.source.id} takes pictures.")
     size = backbone.preprocess.size
     if recipe.data.size is not None and size != (recipe.data.size, recipe.data.size):
         raise RecipeError(

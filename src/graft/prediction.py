@@ -147,7 +147,7 @@ def predict_items(
     """
     if getattr(data, "ndim", 0) == 4:  # an array or tensor of several pictures
         data = list(data)
-    modality = _modality(intake)
+    modality = intake.modality
     asked = _for_network(settings, intake, _TO_PREDICT[modality])
     items, faults, problems = read_items(data, asked, modality=modality, columns=columns)
     if isinstance(intake, Encoding):
@@ -193,7 +193,7 @@ def evaluate_items(
         DataError: the data cannot be read, or has a class that ``task`` does not know.
         RecipeError: a setting of no effect.
     """
-    modality = _modality(intake)
+    modality = intake.modality
     asked = _for_network(settings, intake, _TO_EVALUATE[modality])
     items, problems = read_labelled(data, asked, task, modality=modality)
     assert items.targets is not None
@@ -207,10 +207,6 @@ def evaluate_items(
             "these numbers say little about new ones; measure it on others."
         )
     return replace(metrics, problems=tuple(told))
-
-
-def _modality(intake: Intake) -> Modality:
-    return "text" if isinstance(intake, Encoding) else "picture"
 
 
 def _for_network(settings: DataSettings, intake: Intake, known: Sequence[str]) -> DataSettings:

@@ -59,6 +59,10 @@ def check_backbone(name: str, size: int | None) -> Outcome:
     check_partly_frozen(backbone, pictures)
     for channels in (1, 5):
         check_channels(name, size, channels)
+    return outcome_of(backbone, split, saved)
+
+
+def outcome_of(backbone: Backbone, split: int, saved: float) -> Outcome:
     return Outcome(
         stages=len(backbone.stages),
         cuttable=sum(stage.entry is not None for stage in backbone.stages),
@@ -82,13 +86,7 @@ def check_text(kind: str, folder: Path) -> Outcome:
     check_round_trip(backbone, texts)
     check_frozen(backbone, texts)
     check_partly_frozen(backbone, texts)
-    return Outcome(
-        stages=len(backbone.stages),
-        cuttable=sum(stage.entry is not None for stage in backbone.stages),
-        split=split,
-        saved=saved,
-        parameters=sum(p.numel() for p in backbone.trunk.parameters()),
-    )
+    return outcome_of(backbone, split, saved)
 
 
 def check_head(name: str, size: int | None) -> None:

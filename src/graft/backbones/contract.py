@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class Preprocess:
     pixel has its own.
     """
 
+    modality: ClassVar[Literal["picture", "text"]] = "picture"
     size: tuple[int, int]  # height, width in pixels
     resize: int | tuple[int, int] | None
     interpolation: str = "bilinear"  # nearest, bilinear or bicubic; always antialiased
@@ -106,6 +107,7 @@ class Encoding:
     at their end, of a pair the longer one first.
     """
 
+    modality: ClassVar[Literal["picture", "text"]] = "text"
     tokenizer: str = field(repr=False)
     max_length: int
     vocabulary: int

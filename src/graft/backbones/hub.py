@@ -39,6 +39,11 @@ class UncachedFileError(MissingFileError):
     """Offline, and the cached copy of the repository lacks this file: whether it has one is not known."""
 
 
+def is_switched_off() -> bool:
+    """Whether HF_HUB_OFFLINE says that no network is to be asked."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def fetch_from_hub(repo: str, filename: str, size: SizeHint, revision: str | None = None) -> Path:
     """The path of a file of a Hugging Face repository, downloaded unless it is cached.
 
@@ -64,12 +69,7 @@ def fetch_from_hub(repo: str, filename: str, size: SizeHint, revision: str | Non
     if cached is _CACHED_NO_EXIST:  # the server said so before
         raise MissingFileError(f"There is no {filename} in the Hugging Face repository {repo}.")
     what = f"{filename} of the Hugging Face repository {repo}"
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "") in (
-        "1",
-        "ON",
-        "YES",
-        "TRUE",
-    ):
+    if constants.HF_HUB_OFFLINE or is_switched_off():
         if isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
             raise UncachedFileError(
                 f"There is no {filename} in the cached copy of the Hugging Face repository {repo}, and "
@@ -106,7 +106,7 @@ def fetch_from_url(url: str, size: SizeHint) -> Path:
     file = folder / name
     if file.is_file():
         return file
-    if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE"):
+    if is_switched_off():
         raise _not_had(name, f"HF_HUB_OFFLINE is set and {file} does not exist", size())
     found = _probe(url, name, size)
     folder.mkdir(parents=True, exist_ok=True)

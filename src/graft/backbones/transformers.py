@@ -34,7 +34,6 @@ _POOL_THEMSELVES = {
 }
 _CLASS_TOKENS = {"beit", "data2vec-vision", "deit", "vit", "vit_msn"}
 _SET_BY_US = ("attn_implementation", "experts_implementation", "quantization_config", "auto_map")
-_CODE_IN_REPOSITORY = "auto_map"
 
 
 def load(request: Request, config: dict[str, Any]) -> Backbone:
@@ -61,7 +60,7 @@ def _read_config(values: dict[str, Any], request: Request) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    if _CODE_IN_REPOSITORY in values and values["model_type"] not in _known_types():
+    if "auto_map" in values and values["model_type"] not in _known_types():
         raise BackboneError(
             f"hf/{request.name} needs code of its own repository, which graft never runs; choose a model "
             "of a type that transformers itself knows."
@@ -159,7 +158,7 @@ def _with_weights(factory: Any, request: Request, config: Any, options: dict[str
 
     folder = _fetch_weights(request.name)
     try:
-        network, told = factory.from_pretrained(
+        loaded: tuple[nn.Module, dict[str, Any]] = factory.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -173,6 +172,7 @@ def _with_weights(factory: Any, request: Request, config: Any, options: dict[str
     except (OSError, RuntimeError, SafetensorError) as error:
         first = str(error).split("\n")[0]
         raise BackboneError(f"The weights of hf/{request.name} cannot be read: {first}") from None
+    network, told = loaded
     lacking = sorted(told["missing_keys"])
     wrong = sorted(str(each[0] if isinstance(each, tuple) else each) for each in told["mismatched_keys"])
     if lacking or wrong:
@@ -180,7 +180,7 @@ def _with_weights(factory: Any, request: Request, config: Any, options: dict[str
             f"The weights of hf/{request.name} do not fit its config.json: missing {lacking[:5]}, of "
             f"another shape {wrong[:5]}."
         )
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 def _fetch_weights(name: str) -> Path:

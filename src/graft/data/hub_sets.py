@@ -15,7 +15,6 @@ Below, a part is a ``datasets.Dataset``: one split, or all of data that has none
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import urllib.error
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from graft.backbones.hub import PROBE_SECONDS, is_switched_off
 from graft.data.items import SPLIT_NAMES, Listing, Modality, Notes, display, label_name
 from graft.data.table import Columns, Record, find_columns, list_records
 from graft.errors import DataError
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from graft.recipe import DataSettings
 
 PREFIX = "hf/"
-PROBE_SECONDS = 5.0
 
 _SPLIT = "the split's name"  # stands beside a row's cells, as a column would
 _PLAIN = re.compile(r"(large_)?string|u?int|float|bool|null")  # types of cells that can be read as a text
@@ -165,8 +164,7 @@ def _online_or_not() -> Iterator[str]:
     from datasets import config
     from datasets.utils import logging
 
-    switched_off = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    if switched_off or config.HF_HUB_OFFLINE:
+    if is_switched_off() or config.HF_HUB_OFFLINE:
         missing = "HF_HUB_OFFLINE is set"
     else:
         missing = _why_unreachable(config.HF_ENDPOINT)

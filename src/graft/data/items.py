@@ -93,6 +93,16 @@ class Items:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def target(self, number: int) -> int | Tensor:
+        """What an item is: a class index, a row uint8 [C], or -1 where there are no labels."""
+        if self.targets is None:
+            return -1
+        if self.targets.ndim == 1:
+            return int(self.targets[number])
+        import torch  # which a reader of data need not wait for
+
+        return torch.tensor(self.targets[number])
+
     def select(self, indices: Iterable[int]) -> Items:
         """The items at ``indices``, in that order."""
         picked = [int(index) for index in indices]

@@ -46,11 +46,8 @@ class Texts:
         return len(self.items)
 
     def target(self, number: int) -> int | Tensor:
-        """What the item is: a class index, a row uint8 [C], or -1 where there are no labels."""
-        targets = self.items.targets
-        if targets is None:
-            return -1
-        return int(targets[number]) if targets.ndim == 1 else torch.tensor(targets[number])
+        """As of ``Items``."""
+        return self.items.target(number)
 
     def batches(self, batches: Sequence[list[Any]], workers: int = 0) -> Iterator[Batch]:  # noqa: ARG002
         """(int64 [B, 2, T], targets, int64 [B] numbers) for each list of indices; in this process."""

@@ -116,7 +116,7 @@ class States:
                     for group in self.inputs.groups(again):
                         rows |= self._compute(group, next(self._load([group], 0)))
                 numbers = [number_of(index) for index in batch]
-                targets = [self.inputs.target(number) for number in numbers]
+                targets = [self.inputs.items.target(number) for number in numbers]
                 yield (
                     _batch_of([rows[key] for key in own]),
                     torch.utils.data.default_collate(targets),

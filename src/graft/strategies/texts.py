@@ -42,8 +42,10 @@ def reasons_for_texts(ask: Ask) -> Iterator[str]:
     elif _can_be_drawn(ask):
         yield (
             f"{labels}, at most {FEW}: features of one label are drawn together first, which makes more of "
-            f"few labels; {knows}."
+            f"few labels; then the whole network trains. {knows[0].upper()}{knows[1:]}."
         )
+    else:
+        yield f"{labels}; the whole network trains; {knows}."
 
 
 def _can_be_drawn(ask: Ask) -> bool:
