@@ -25,6 +25,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graft.adapters.swapping import AdapterSet as AdapterSet
+    from graft.adapters.swapping import open_adapters as open_adapters
     from graft.backbones import from_module as from_module
     from graft.backbones import register_library as register_library
     from graft.backbones.catalog import find_models as find_models
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from graft.workflow import train as train
 
 _HOMES = {
+    "adapters.swapping": ("AdapterSet", "open_adapters"),
     "backbones": ("from_module", "register_library"),
     "backbones.catalog": ("find_models",),
     "backbones.contract": ("Backbone", "Preprocess", "Source", "Stage"),

@@ -1,6 +1,6 @@
 """Bundle: what came out of a run, in one folder that needs nothing else.
 
-    weights.safetensors   the whole model, trunk and head
+    weights.safetensors   the whole model, trunk and head; or what was learnt of it, adapters and head
     golden.safetensors    two inputs and their logits: every load proves that it computes the same
     tokenizer.json        of texts: the tokenizer, as the library tokenizers writes it
     graft.json            task, head, preprocessing, source, plan, metrics, versions, hash of each file
@@ -13,10 +13,11 @@ This module knows nothing of training or planning; the plan is kept as plain val
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import platform
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graft.backbones import from_module, rebuild
-from graft.backbones.contract import Backbone, Encoding, Factory, Intake, Preprocess, Source
+from graft.backbones.contract import Adapters, Backbone, Encoding, Factory, Intake, Preprocess, Source
 from graft.data.items import Items, Text
 from graft.data.texts import Texts
 from graft.data.transforms import preprocess as prepare_picture
@@ -43,7 +44,8 @@ from graft.recipe import DataSettings
 from graft.seeds import mix
 from graft.task import Task
 
-FORMAT = 2  # 2: temperature, thresholds and views belong to what a prediction is
+FORMAT = 3  # 2: temperature, thresholds and views belong to what a prediction is; 3: adapters alone
+WHOLE_FORMAT = 2  # of a bundle with the whole model, which older versions read as well
 MANIFEST = "graft.json"
 WEIGHTS, GOLDEN, TOKENIZER = "weights.safetensors", "golden.safetensors", "tokenizer.json"
 GOLDEN_TOLERANCE = 1e-3  # absolute and relative; other machines round differently
@@ -55,6 +57,8 @@ class Bundle:
 
     ``plan`` and ``metrics`` are plain values; ``path`` is where it was loaded from or saved to. ``tta``:
     which views of a picture predictions are the mean over (see :func:`graft.inference.views_of`).
+    ``adapters``: where the bundle is an adapter, to be loaded onto its backbone: what is in the model's
+    trunk; ``stored`` then names the values that are saved.
     """
 
     model: Model
@@ -66,6 +70,8 @@ class Bundle:
     metrics: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     tta: Views = "none"
+    adapters: Adapters | None = None
+    stored: tuple[str, ...] = ()
 
     @property
     def takes_text(self) -> bool:
@@ -127,6 +133,20 @@ class Bundle:
             trained_on=trained_on,
         )
 
+    def merged(self) -> Bundle:
+        """The same with what its adapters learnt added to the weights: a whole network, not saved yet.
+
+        Raises:
+            BundleError: it is whole already.
+        """
+        if self.adapters is None:
+            raise BundleError("The bundle holds its whole network already: there is nothing to merge.")
+        from graft.adapters import merge
+
+        model = copy.deepcopy(self.model)
+        merge(model.trunk)
+        return replace(self, model=model, adapters=None, stored=(), path=None)
+
     def save(self, folder: str | Path) -> Path:
         """Write the bundle to ``folder``, which must not exist yet; it appears when it is whole.
 
@@ -149,7 +169,8 @@ class Bundle:
 
     def _write(self, folder: Path) -> None:
         model = self.model.cpu().eval()
-        state = {name: value.contiguous() for name, value in model.state_dict().items()}
+        names = self.stored if self.adapters else tuple(model.state_dict())
+        state = {name: model.state_dict()[name].contiguous() for name in names}
         inputs = self.preprocess.noise(2, mix("golden"))
         with torch.inference_mode():
             logits = model(inputs).float()
@@ -162,7 +183,7 @@ class Bundle:
             (folder / TOKENIZER).write_text(self.preprocess.tokenizer, encoding="utf-8")
             files.append(TOKENIZER)
         values = {
-            "format": FORMAT,
+            "format": FORMAT if self.adapters else WHOLE_FORMAT,
             "task": self.task.to_dict(),
             "head": self.head.to_dict(),
             (
@@ -172,6 +193,7 @@ class Bundle:
             "plan": self.plan,
             "metrics": self.metrics,
             "tta": self.tta,
+            **({"adapters": json.loads(json.dumps(asdict(self.adapters)))} if self.adapters else {}),
             "provenance": provenance(),
             "files": {name: sha256_file(folder / name) for name in files},
         }
@@ -188,7 +210,15 @@ def make_bundle(
     metrics: dict[str, Any] | None = None,
     tta: Views = "none",
 ) -> Bundle:
-    """A bundle of a trained ``model`` whose trunk came from ``backbone``; not saved yet."""
+    """A bundle of a trained ``model`` whose trunk came from ``backbone``; not saved yet.
+
+    Where the backbone has adapters, and so the trunk, they and the head are what will be saved.
+    """
+    stored: tuple[str, ...] = ()
+    if backbone.adapters is not None:
+        from graft.adapters.on_base import names_to_store
+
+        stored = names_to_store(model, backbone)
     return Bundle(
         model=model,
         task=task,
@@ -198,25 +228,51 @@ def make_bundle(
         plan=plan or {},
         metrics=metrics or {},
         tta=tta,
+        adapters=backbone.adapters,
+        stored=stored,
     )
 
 
-def load_bundle(path: str | Path, *, factory: Factory | None = None) -> Bundle:
+def load_bundle(
+    path: str | Path, *, factory: Factory | None = None, base: Backbone | str | Path | None = None
+) -> Bundle:
     """Load a bundle from its folder, or from the folder of the run that made it.
 
-    ``factory`` builds the network where the backbone was a module of the user's own.
+    ``factory`` builds the network where the backbone was a module of the user's own. ``base``: of a bundle
+    that is an adapter, its backbone or a file with its weights; by default loaded by its id.
 
     Raises:
-        BundleError: nothing there, damaged, of a newer format, or it does not compute what it did.
+        BundleError: nothing there, damaged, of a newer format, or it does not compute what it did; an
+            adapter's backbone cannot be had, or is another one.
     """
+    parts = read_parts(path)
+    stored, folder = parts.stored, parts.folder
+    model = _build(stored, folder, factory, base)
+    _fill(model, parts.tensors, folder, partly=stored.adapters is not None)
+    prove(model, parts)
+    return replace(stored, model=model)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a bundle's folder holds: ``stored`` is the bundle with no model, ``tensors`` what goes into one.
+
+    ``golden``: two inputs, and the logits that the model must give.
+    """
+
+    folder: Path
+    stored: Bundle
+    tensors: dict[str, Tensor]
+    golden: dict[str, Tensor]
+
+
+def read_parts(path: str | Path) -> Parts:
+    """A bundle's parts, each checked by its hash; raises BundleError as :func:`load_bundle`."""
     folder = find_bundle(Path(path))
     values = _read_manifest(folder)
     stored = _describe(values, folder)
-    tensors = {name: _read_tensors(folder / name, values["files"][name]) for name in (WEIGHTS, GOLDEN)}
-    model = _build(stored, factory, folder)
-    _fill(model, tensors[WEIGHTS], folder)
-    _prove(model, stored.preprocess, tensors[GOLDEN], folder)
-    return replace(stored, model=model)
+    tensors, golden = (_read_tensors(folder / name, values["files"][name]) for name in (WEIGHTS, GOLDEN))
+    return Parts(folder, replace(stored, stored=tuple(tensors) if stored.adapters else ()), tensors, golden)
 
 
 def find_bundle(path: Path) -> Path:
@@ -284,6 +340,7 @@ def _describe(values: dict[str, Any], folder: Path) -> Bundle:
             metrics=TypeAdapter(dict[str, Any]).validate_python(values["metrics"]),
             path=folder,
             tta=TypeAdapter(Views).validate_python(values.get("tta", "none")),
+            adapters=TypeAdapter(Adapters | None).validate_python(values.get("adapters")),
         )
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{folder / MANIFEST} is damaged: {error}") from None
@@ -308,8 +365,17 @@ def _read_encoding(values: dict[str, Any], folder: Path) -> Encoding:
     return TypeAdapter(Encoding).validate_python({**told, "tokenizer": text})
 
 
-def _build(stored: Bundle, factory: Factory | None, folder: Path) -> Model:
-    """The network as its adapter makes it, weights still random."""
+def _build(
+    stored: Bundle, folder: Path, factory: Factory | None, base: Backbone | str | Path | None
+) -> Model:
+    """The network as it is made, weights still random, or those of the backbone that an adapter is for."""
+    if stored.adapters is not None:
+        from graft.adapters.on_base import load_base, rebuild_trunk
+
+        found = load_base(stored.source, stored.preprocess, stored.adapters.base, base)
+        return Model(rebuild_trunk(found, stored.adapters), stored.head.build(seed=0))
+    if base is not None:
+        raise BundleError(f"{folder} holds its whole network; leave out the backbone given beside it.")
     own = _make_own(stored, factory) if stored.source.library == "plain" else None
     try:
         trunk = rebuild(stored.source, stored.preprocess).trunk if own is None else own
@@ -340,9 +406,14 @@ def _read_tensors(file: Path, expected: str) -> dict[str, Tensor]:
         raise BundleError(f"Cannot read {file}: {getattr(error, 'strerror', None) or error}.") from None
 
 
-def _fill(model: Model, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Every value of the model from the bundle: same names, same shapes, all finite."""
+def _fill(model: Model, tensors: dict[str, Tensor], folder: Path, *, partly: bool) -> None:
+    """Every value of the model from the bundle: same names, same shapes, all finite.
+
+    ``partly``: those of a backbone may be missing.
+    """
     own = model.state_dict()
+    if partly:
+        own = {name: v for name, v in own.items() if name in tensors or _is_learnt(name)}
     missing, extra = sorted(own.keys() - tensors), sorted(tensors.keys() - own)
     if missing or extra:
         raise BundleError(
@@ -356,12 +427,18 @@ def _fill(model: Model, tensors: dict[str, Tensor], folder: Path) -> None:
             )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise BundleError(f"{folder / WEIGHTS}: {name} holds values that are not finite.")
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, strict=not partly)
     model.eval()
 
 
-def _prove(model: Model, intake: Intake, golden: dict[str, Tensor], folder: Path) -> None:
-    """The network computes what it did when it was saved, of items as they are prepared."""
+def _is_learnt(name: str) -> bool:
+    """Whether a value is of an adapter or of the head, which no backbone has."""
+    return name.startswith("head.") or ".lora_" in name
+
+
+def prove(model: Model, parts: Parts) -> None:
+    """Raises BundleError where the network does not compute what it did when it was saved."""
+    folder, golden, intake = parts.folder, parts.golden, parts.stored.preprocess
     try:
         ready = _prepared(intake)
         shape = tuple(intake.noise(1).shape[1:])

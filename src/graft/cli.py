@@ -66,6 +66,10 @@ Strategy = Annotated[
     typer.Option("--strategy", "-s", help="auto (default), probe, full, gradual …: see graft strategies."),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")]
+Targets = Annotated[
+    str | None,
+    typer.Option(help="Of lora: which layers get an adapter: all, attention, or a regular expression."),
+]
 StoreLimit = Annotated[
     float | None,
     typer.Option(metavar="GB", help="Most that the store of what frozen stages made may take on disk."),
@@ -83,6 +87,7 @@ def train(
     backbone: Backbone = None,
     strategy: Strategy = None,
     weights: Weights = None,
+    targets: Targets = None,
     out: Out = None,
     seed: Seed = None,
     epochs: Epochs = None,
@@ -93,7 +98,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Adapt a backbone to labelled pictures or texts: plan, training, bundle."""
-    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device, store_limit)
+    asked = _recipe(
+        recipe, settings, data, backbone, strategy, weights, targets, seed, epochs, device, store_limit
+    )
     from graft.progress import reading
     from graft.runs import choose_run
     from graft.workflow import prepare
@@ -130,6 +137,7 @@ def show_planned(
     backbone: Backbone = None,
     strategy: Strategy = None,
     weights: Weights = None,
+    targets: Targets = None,
     seed: Seed = None,
     epochs: Epochs = None,
     device: Device = None,
@@ -139,7 +147,9 @@ def show_planned(
     as_json: Json = False,
 ) -> None:
     """Show exactly what training would do, without doing it."""
-    asked = _recipe(recipe, settings, data, backbone, strategy, weights, seed, epochs, device, store_limit)
+    asked = _recipe(
+        recipe, settings, data, backbone, strategy, weights, targets, seed, epochs, device, store_limit
+    )
     from graft.costs import measure_costs
     from graft.progress import reading
     from graft.terminal import show_plan, show_problems
@@ -314,6 +324,19 @@ def search(
         _console().print(neighbours_table(query, nearest))
 
 
+@app.command("merge")
+def merge_adapter(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="Folder for the new bundle.")],
+    weights: Weights = None,
+) -> None:
+    """Make a whole network of a bundle that is an adapter alone."""
+    from graft.bundle import load_bundle
+
+    path = load_bundle(run, base=weights).merged().save(out)
+    _console().print(f"The whole network: {path}", markup=False, soft_wrap=True)
+
+
 @app.command("demo")
 def run_demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the runs.")] = Path("demo"),
@@ -448,6 +471,7 @@ def _recipe(
     backbone: str | None,
     strategy: str | None,
     weights: Path | None,
+    targets: str | None,
     seed: int | None,
     epochs: int | None,
     device: str | None,
@@ -464,6 +488,7 @@ def _recipe(
         backbone=backbone,
         strategy=strategy,
         weights=None if weights is None else str(weights),
+        adapters__targets=targets,
         seed=seed,
         epochs=epochs,
         device=device,

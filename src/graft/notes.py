@@ -69,6 +69,12 @@ def notes_on_backbone(backbone: Backbone) -> Iterator[str]:
     """What of the backbone takes no part."""
     if backbone.unused:
         yield f"{len(backbone.unused)} parameters of the backbone are never used and never train."
+    unread = () if backbone.adapters is None else backbone.adapters.unread
+    if unread:
+        yield (
+            f"The network reads the weights of {len(unread)} layers and never calls them, so that an "
+            f"adapter would have no effect there: {unread[0]}{' and others' if unread[1:] else ''}."
+        )
 
 
 def _unused(recipe: Recipe, steps: Sequence[Step], *, validates: bool) -> list[str]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field
 from torch import nn
 
+from graft.adapters import check_adapters
 from graft.backbones import state_digest
-from graft.backbones.contract import Backbone, Encoding
+from graft.backbones.contract import Adapters, Backbone, Encoding
 from graft.backbones.modes import can_recompute
 from graft.batchnorm import plain_norms
 from graft.data.items import Items, Splits
@@ -107,6 +108,8 @@ class Plan(Frozen):
     data: DataSummary
     phases: tuple[Annotated[Solve | Phase | Select | Calibrate, Field(discriminator="kind")], ...]
     numerics: Numerics
+    adapters: Adapters | None = None
+    """What was put into the backbone and trains in place of its stages."""
     tta: Views = "none"
     """Test-time augmentation: what predictions are the mean over."""
     notes: tuple[str, ...] = ()
@@ -143,6 +146,7 @@ def check(recipe: Recipe, backbone: Backbone) -> None:
             other, a batch that cannot be cut as asked, pretrained weights under a strategy that wants none.
     """
     resolve_device(recipe.device)
+    check_adapters(recipe, backbone, adapts=entry_of(recipe).adapts is not None)
     if recipe.train.l2sp and not backbone.source.pretrained:
         raise RecipeError("train.l2sp pulls weights toward the pretrained ones, and these are random.")
     steps = plan_steps(make_ask(recipe, backbone))
@@ -260,6 +264,7 @@ def make_plan(
             for number, step in enumerate(steps)
         ),
         numerics=numerics,
+        adapters=backbone.adapters,
         tta=_views(ask, steps),
         notes=(
             *notes_on(ask, steps, validates=splits.val is not None),
@@ -286,6 +291,8 @@ def describe_network(backbone: Backbone) -> dict[str, Any]:
         "options": backbone.source.options,
         ("encoding" if backbone.takes_text else "preprocess"): backbone.preprocess.to_dict(),
     }
+    if backbone.adapters is not None:
+        values["adapters"] = backbone.adapters.settings
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
 
@@ -297,7 +304,7 @@ def needs_validation(recipe: Recipe, backbone: Backbone) -> bool:
 
 
 class _Names(Frozen):
-    """Canonical names by stage, each with its size and whether it decays."""
+    """Canonical names of what can train by stage, each with its size and whether it decays."""
 
     stages: dict[str, tuple[str, ...]]
     head: tuple[str, ...]
@@ -306,12 +313,14 @@ class _Names(Frozen):
 
     @classmethod
     def of(cls, backbone: Backbone, head: Head) -> _Names:
-        unused = set(backbone.unused)
+        unused, adapters = set(backbone.unused), backbone.adapters
+        training = {name for stage in backbone.stages for name in stage.parameters} - unused
+        training = training if adapters is None else set(adapters.parameters)
         model = Model(backbone.trunk, head.build(seed=0))
         parameters = dict(model.named_parameters())
         return cls(
             stages={
-                stage.name: tuple(f"trunk.{name}" for name in stage.parameters if name not in unused)
+                stage.name: tuple(f"trunk.{name}" for name in stage.parameters if name in training)
                 for stage in backbone.stages
             },
             head=tuple(name for name in parameters if name.startswith("head.")),
@@ -335,6 +344,7 @@ def make_ask(
         items=items,
         takes_text=backbone.takes_text,
         multi_label=splits is not None and splits.task.multi_label,
+        adapted=() if backbone.adapters is None else backbone.adapters.stages,
     )
 
 

@@ -142,6 +142,32 @@ class ReuseSettings(Frozen):
         return self.limit_bytes // 2
 
 
+class AdapterSettings(Frozen):
+    """Low-rank adapters, for the strategies that train them (lora)."""
+
+    rank: int = Field(default=8, ge=1, le=1024)
+    """Width of an adapter: a layer of m inputs and n outputs gets rank * (m + n) parameters."""
+    alpha: int = Field(default=16, ge=1)
+    """What an adapter adds is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout before each adapter."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that high ranks learn as fast (rsLoRA, Kalajdzievski, 2023)."""
+    dora: bool = False
+    """Learn the size of each output's weights apart from their direction (DoRA, Liu et al., 2024)."""
+    bias: Literal["none", "targets", "all"] = "none"
+    """Which biases train beside the adapters: those of adapted layers, or all in the same stages."""
+    targets: str = Field(default="all", min_length=1)
+    """Layers that get an adapter: all (linear ones; in CNNs the convolutions too), attention, or a regular
+    expression that their whole names match."""
+    quantize: Literal["none", "4bit"] = "none"
+    """4bit: the frozen weights of adapted layers in NF4 (QLoRA, Dettmers et al., 2023), by bitsandbytes on
+    a CUDA device."""
+    bundle: Literal["merged", "adapter"] = "merged"
+    """What is saved: the whole network with what was learnt added to its weights; or that alone, to be
+    loaded onto the backbone that it began with."""
+
+
 class Recipe(Frozen):
     """Everything a person can ask of a run."""
 
@@ -179,6 +205,7 @@ class Recipe(Frozen):
     """For the strategy gradual: which stages begin to train at which epoch, as {"0": ["layer4"]}."""
     final: FinalSettings = FinalSettings()
     reuse: ReuseSettings = ReuseSettings()
+    adapters: AdapterSettings = AdapterSettings()
 
     @property
     def drop_path(self) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graft.adapters import quantize
 from graft.backbones.assembly import tensors_digest
 from graft.backbones.contract import Backbone
 from graft.backbones.modes import set_attention
@@ -81,6 +82,10 @@ class State:
     def __post_init__(self) -> None:
         self.engine: Engine = start_engine(self.plan.numerics)
         self.model = make_model(self.backbone, self.plan.make_head(), seed=mix(self.plan.seed, "head"))
+        adapters = self.backbone.adapters
+        self.quantized = adapters is not None and adapters.settings["quantize"] != "none"
+        if self.quantized:
+            quantize(self.model.trunk)
         set_attention(self.model.trunk, self.plan.numerics.forward.attention)
         self.model.to(self.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.changing = _changing(self.model, self.plan, self.backbone)
@@ -215,8 +220,13 @@ class State:
             )
         seconds = self.position.seconds + time.monotonic() - self.started
         self.engine.wait()
+        model = self.model.cpu().eval()
+        if self.quantized:  # what was learnt goes with the weights as they are
+            values = self.changing_values()
+            model = make_model(self.backbone, self.plan.make_head(), seed=0).eval()
+            model.load_state_dict(values, strict=False)
         return Trained(
-            model=self.model.cpu().eval(),
+            model=model,
             plan=self.plan,
             seconds=seconds,
             frozen_unchanged=len(self.frozen),

@@ -5,6 +5,7 @@ Names from data are shown as text, never as markup.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from graft.backbones.contract import Adapters, Target
 from graft.costs import Cost
 from graft.data.items import Problem, Text, display
 from graft.plan import Phase, Plan
@@ -34,6 +36,8 @@ def show_plan(console: Console, plan: Plan, costs: Mapping[int, Cost] | None = N
         f"{len(plan.labels)} classes: {escape(_shorten(plan.labels))}"
     )
     console.print(plan_table(plan, costs or {}))
+    if plan.adapters is not None:
+        show_adapters(console, plan.adapters, plan.parameters)
     numerics = plan.numerics
     processes = f", {numerics.processes} processes" if numerics.processes > 1 else ""
     console.print(
@@ -51,6 +55,35 @@ def show_plan(console: Console, plan: Plan, costs: Mapping[int, Cost] | None = N
         console.print(f"Time  about {_duration(sum(cost.seconds for cost in costs.values()))} in all")
     for note in plan.notes:
         console.print(f"Note  {escape(note)}")
+
+
+def show_adapters(console: Console, adapters: Adapters, parameters: int) -> None:
+    """Every layer with an adapter and what that adds; layers that differ by a number alone as one row."""
+    settings = adapters.settings
+    table = Table("Adapters around", "Weight")
+    for head in ("Added", "Fewer"):
+        table.add_column(head, justify="right")
+    alike: dict[tuple[str, tuple[int, ...]], list[Target]] = {}
+    for target in adapters.targets:
+        alike.setdefault((re.sub(r"\d+", "*", target.name), target.shape), []).append(target)
+    for (pattern, shape), targets in alike.items():
+        first, count = targets[0], len(targets)
+        name = f"{pattern} ({count} of them)" if count > 1 else first.name
+        each = " each" if count > 1 else ""
+        weight = "×".join(map(str, shape))
+        table.add_row(escape(name), weight, f"{first.parameters:,}{each}", f"{first.fewer:.0f}×")
+    added = sum(target.parameters for target in adapters.targets)
+    console.print(table)
+    extra = [name for name in ("dora", "rslora") if settings[name]]
+    ways = "".join(f", {name}" for name in extra)
+    ways += f", dropout {settings['dropout']:g}" if settings["dropout"] else ""
+    ways += f", biases of {settings['bias']}" if settings["bias"] != "none" else ""
+    ways += ", frozen weights in 4 bits" if settings["quantize"] != "none" else ""
+    console.print(
+        f"In all {_count(len(adapters.targets), 'layer')}, {added:,} parameters "
+        f"({100 * added / parameters:.2f} % of the network), rank {settings['rank']}, "
+        f"alpha {settings['alpha']}{ways}"
+    )
 
 
 def plan_table(plan: Plan, costs: Mapping[int, Cost]) -> Table:
@@ -146,7 +179,10 @@ def _trains(phase: Phase, plan: Plan) -> str:
     stages = phase.train.stages
     head = [] if phase.train.objective == "contrast" else ["head"]
     moving = [f"all {len(stages)} stages"] if len(stages) == len(plan.stages) else []
-    return ", ".join([*head, *(moving or ([_shorten(stages)] if stages else []))])
+    moving = moving or ([_shorten(stages)] if stages else [])
+    if plan.adapters is not None:
+        moving = [f"adapters in {which}" for which in moving]
+    return ", ".join([*head, *moving])
 
 
 def _rates(phase: Phase) -> str:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from rich.console import Console
 
+from graft.adapters import adapt, merge
 from graft.backbones import load_backbone as load_any_backbone
 from graft.backbones.contract import Backbone, Encoding, Preprocess
 from graft.bundle import Bundle, load_bundle, make_bundle
@@ -137,7 +138,7 @@ def prepare(
     Raises:
         GraftError: as the recipe, the backbone or the data are at fault.
     """
-    loaded = load_backbone(recipe) if backbone is None else backbone
+    loaded = load_backbone(recipe) if backbone is None else _with_adapters(recipe, backbone)
     check(recipe, loaded)
     splits = read_splits(recipe, loaded, data, progress)
     loaded = fit_preprocess(loaded, recipe, splits)
@@ -166,7 +167,7 @@ def prepare_again(
             f"{run.folder} trains a module of your own; go on with graft.resume(path, backbone=...)."
         )
     resolve_device(plan.numerics.device)
-    backbone = load_backbone(recipe) if backbone is None else backbone
+    backbone = load_backbone(recipe) if backbone is None else _with_adapters(recipe, backbone)
     splits = read_splits(recipe, backbone, data, progress)
     run.check_data(splits)
     backbone = fit_preprocess(backbone, recipe, splits)
@@ -181,7 +182,8 @@ def prepare_again(
 def load_backbone(what: str | Recipe | Backbone, **options: Any) -> Backbone:
     """Load a backbone by its id, or as a recipe asks for it; a ``Backbone`` is returned as it is.
 
-    Of a recipe, random weights are a function of its seed, and the strategy scratch has no others.
+    Of a recipe, random weights are a function of its seed, the strategy scratch has no others, and for the
+    strategy lora adapters are put in.
     ``options`` for an id are those of ``graft.backbones.load_backbone``: weights, channels, size.
 
     Raises:
@@ -194,7 +196,16 @@ def load_backbone(what: str | Recipe | Backbone, **options: Any) -> Backbone:
         library_and_name = recipe.backbone.rpartition(":")[0] or recipe.backbone
         recipe = recipe.model_copy(update={"backbone": f"{library_and_name}:none", "weights": None})
     with seeded(mix(recipe.seed, "trunk"), torch.device("cpu")):
-        return load_any_backbone(recipe)
+        return _with_adapters(recipe, load_any_backbone(recipe))
+
+
+def _with_adapters(recipe: Recipe, backbone: Backbone) -> Backbone:
+    """The backbone with adapters where the recipe's strategy trains those."""
+    adapts = entry_of(recipe).adapts
+    if adapts is None or backbone.adapters is not None:
+        return backbone
+    stages = adapts(backbone.stage_names, split_name(recipe.strategy)[1])
+    return adapt(backbone, recipe.adapters, stages, seed=recipe.seed)
 
 
 def read_splits(
@@ -346,12 +357,15 @@ def _logged(
 def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
     """Measure what came out, and save it."""
     task = calibrated_task(prepared.splits.task, trained.calibrated)
+    merged = prepared.recipe.adapters.bundle == "merged"
+    if merged and prepared.backbone.adapters is not None:
+        merge(trained.model.trunk)
     metrics = evaluate_trained(prepared, trained, task)
     bundle = make_bundle(
         trained.model,
         task,
         prepared.plan.make_head(),
-        prepared.backbone,
+        replace(prepared.backbone, adapters=None) if merged else prepared.backbone,
         plan=json.loads(prepared.plan.to_json()),
         metrics=metrics,
         tta=prepared.plan.tta,

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from graft import surgery
 from graft.backbones import Backbone, load_backbone, rebuild, state_digest
 from graft.errors import BackboneError
+from graft.recipe import AdapterSettings
 from graft.reuse.split import find_split, split_trunk
 from small_text import write_model
 
@@ -57,6 +58,7 @@ def check_backbone(name: str, size: int | None) -> Outcome:
     check_round_trip(backbone, pictures)
     check_frozen(backbone, pictures)
     check_partly_frozen(backbone, pictures)
+    check_adapters(backbone, pictures)
     for channels in (1, 5):
         check_channels(name, size, channels)
     return outcome_of(backbone, split, saved)
@@ -86,7 +88,61 @@ def check_text(kind: str, folder: Path) -> Outcome:
     check_round_trip(backbone, texts)
     check_frozen(backbone, texts)
     check_partly_frozen(backbone, texts)
+    check_adapters(backbone, texts)
     return outcome_of(backbone, split, saved)
+
+
+def check_adapters(backbone: Backbone, inputs: Tensor) -> None:
+    """Adapters change nothing at first, move nothing but themselves, and can be added and taken away."""
+    from graft.adapters.injection import adapt, lora_layers, merge
+
+    before = {name: value.clone() for name, value in backbone.trunk.state_dict().items()}
+    adapted = adapt(backbone, AdapterSettings(rank=2, alpha=4), backbone.stage_names)
+    assert adapted.adapters is not None
+    trunk, names = adapted.trunk.eval(), set(adapted.adapters.parameters)
+    plain = run(backbone.trunk, inputs)
+    assert_close(run(trunk, inputs), plain, "adapters that hold nothing change the features")
+    check_stages(adapted)
+    sizes = {name: parameter.numel() for name, parameter in trunk.named_parameters()}
+    told = sum(target.parameters for target in adapted.adapters.targets)
+    assert sum(sizes[name] for name in names) == told, "targets are told with other numbers of parameters"
+    parameters = dict(trunk.named_parameters())
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in names)
+    resting = {name: v.clone() for name, v in trunk.state_dict().items() if name not in names}
+    with torch.no_grad():  # an adapter that begins with zeros passes nothing back to its first half
+        for name in names:
+            parameters[name].add_(0.02 * torch.randn_like(parameters[name]))
+    trunk(inputs).square().sum().backward()
+    unmoved = [name for name in names if parameters[name].grad is None]
+    assert not unmoved, f"adapters of no effect: {unmoved[:3]}"
+    training = [parameters[name] for name in names]
+    nn.utils.clip_grad_norm_(training, 0.01)
+    torch.optim.SGD(training, lr=1.0).step()
+    moved = [n for n, v in trunk.state_dict().items() if n in resting and not torch.equal(v, resting[n])]
+    assert not moved, f"training adapters moved {moved[:3]}"
+    learnt = run(trunk, inputs)
+    layers = lora_layers(trunk).values()
+    for layer in layers:
+        layer.merge()
+    assert_close(run(trunk, inputs), learnt, "merging changes the features")
+    for layer in layers:
+        layer.unmerge()
+    for name, value in trunk.state_dict().items():
+        if name in resting and value.is_floating_point():
+            assert torch.allclose(value, resting[name], atol=1e-6, rtol=1e-6), f"unmerging moved {name}"
+    merge(trunk)
+    assert_close(run(trunk, inputs), learnt, "the merged network gives other features")
+    assert trunk.state_dict().keys() == before.keys(), "merging does not give the plain network back"
+    same = [torch.equal(value, before[name]) for name, value in backbone.trunk.state_dict().items()]
+    assert all(same), "adapting changed the network that was given"
+
+
+def assert_close(found: Tensor, expected: Tensor, finding: str) -> None:
+    """To 1e-5, absolute plus relative."""
+    worst = float((found - expected).abs().max())
+    close = torch.allclose(found, expected, atol=1e-5 * max(1.0, float(expected.abs().max())), rtol=1e-5)
+    assert close, f"{finding}: by {worst:.2g}"
 
 
 def check_head(name: str, size: int | None) -> None:

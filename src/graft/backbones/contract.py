@@ -14,6 +14,7 @@ Shapes: B items, K input channels, T tokens of the longest text, D features.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -188,11 +189,51 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A layer that an adapter is around: its name, its stage, its weight's shape.
+
+    ``parameters``: how many the adapter adds.
+    """
+
+    name: str
+    stage: str
+    shape: tuple[int, ...]
+    parameters: int
+
+    @property
+    def fewer(self) -> float:
+        """How many times as many parameters the weight has."""
+        return math.prod(self.shape) / self.parameters
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What was put into a trunk so that little of it trains (see graft.adapters).
+
+    ``settings``: as in a recipe, all of them. ``parameters``: names of those that train in place of a
+    stage's own. ``base``: digest of the trunk without them. ``unread``: layers that the network reads and
+    never calls, around which an adapter would have no effect.
+    """
+
+    settings: dict[str, Any]
+    targets: tuple[Target, ...]
+    parameters: tuple[str, ...]
+    base: str
+    unread: tuple[str, ...] = ()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages with adapters, lowest first."""
+        return tuple(dict.fromkeys(target.stage for target in self.targets))
+
+
+@dataclass(frozen=True)
 class Backbone:
     """A network without its head: ``trunk`` maps a batch of inputs to features [B, D].
 
     ``unused`` names trunk parameters that no forward pass reads (left-overs of distillation heads
-    and the like); they belong to a stage but never train.
+    and the like); they belong to a stage but never train. ``adapters``: what is in the trunk beside the
+    network itself; None where nothing is.
     """
 
     trunk: nn.Module
@@ -201,6 +242,7 @@ class Backbone:
     preprocess: Intake
     source: Source
     unused: tuple[str, ...] = ()
+    adapters: Adapters | None = None
 
     @property
     def stage_names(self) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class Entry:
     ``takes_parameter``: something may stand after its colon. ``wants_evidence``: the data is measured for
     it first. ``tries``: what to try then. ``notes``: what the plan says of it beside its
     steps. ``views``: what predictions are the mean over, where the recipe does not say.
+    ``adapts``: which of a backbone's stages get adapters, for the text after the colon.
     """
 
     strategy: Strategy
@@ -55,6 +56,7 @@ class Entry:
     tries: Callable[[Ask], Trying | None] | None = None
     notes: Callable[[Ask, str], Iterable[str]] | None = None
     views: Callable[[Ask, Sequence[Step]], Views] | None = None
+    adapts: Callable[[Sequence[str], str], tuple[str, ...]] | None = None
 
 
 _STRATEGIES: dict[str, Entry] = {
@@ -76,6 +78,7 @@ _STRATEGIES: dict[str, Entry] = {
     "first-only": Entry(named.first_only, takes_parameter=False),
     "stages": Entry(named.stages),
     "layer-decay": Entry(named.layer_decay),
+    "lora": Entry(named.lora, adapts=named.adapted_stages),
     "scratch": Entry(named.scratch, takes_parameter=False),
 }
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from graft.evidence import Evidence
 
 BODY_RATE, TEXT_BODY_RATE, EARLY_FACTOR = 1e-4, 2e-5, 0.1
+ADAPTER_FACTOR = (
+    10.0  # adapters move at so many times the body's rate ("LoRA Without Regret", Schulman, 2025)
+)
 RANDOM_HEAD_RATE, SOLVED_HEAD_FACTOR = 1e-3, 3.0
 ALONE_HEAD_RATE = 1e-2  # a random head trained alone, before the body moves
 FEWEST_STEPS, MOST_EPOCHS = 500, 40
@@ -48,6 +51,7 @@ class Ask:
     ``validates``: whether there is validation data. ``evidence``: what was measured on the data, where
     the strategy decides by it. ``items``: how many there are to train on; None where a recipe is checked
     before any data is read, and ``steps_per_epoch`` then stands for nothing.
+    ``adapted``: the stages with adapters.
     """
 
     recipe: Recipe
@@ -59,6 +63,7 @@ class Ask:
     items: int | None = None
     takes_text: bool = False
     multi_label: bool = False
+    adapted: tuple[str, ...] = ()
 
     @property
     def body_rate(self) -> float:
@@ -106,7 +111,8 @@ class Ask:
         fewest, most = CONTRAST_STEPS
         steps = min(most, max(fewest, self.items or most))
         epochs = self.recipe.contrast or max(1, math.ceil(steps / self.steps_per_epoch))
-        rates = flat(self.stages, CONTRAST_RATE if self.takes_text else BODY_RATE)
+        rate = CONTRAST_RATE if self.takes_text else BODY_RATE
+        rates = flat(self.adapted or self.stages, rate * (ADAPTER_FACTOR if self.adapted else 1.0))
         return self.phase("contrast", rates, epochs=epochs, objective="contrast")
 
     def phase(

@@ -5,12 +5,16 @@ The docstrings are what ``graft strategies`` prints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graft.errors import RecipeError
 from graft.steps import Step
 from graft.strategies.asking import (
+    ADAPTER_FACTOR,
     ALONE_HEAD_RATE,
     EARLY_FACTOR,
     RANDOM_HEAD_RATE,
+    SOLVED_HEAD_FACTOR,
     Ask,
     flat,
     graded,
@@ -102,6 +106,21 @@ def layer_decay(ask: Ask, parameter: str) -> tuple[Step, ...]:
         raise RecipeError(f"layer-decay:{parameter}: a factor above 0 and up to 1 was expected.")
     lowest = ask.body_rate * factor ** (len(ask.stages) - 1)
     return *ask.start(), ask.phase("all stages", graded(ask.stages, lowest, ask.body_rate))
+
+
+def adapted_stages(stages: Sequence[str], parameter: str) -> tuple[str, ...]:
+    """Those that get adapters: all, or the last K: lora:2."""
+    count = whole_number(parameter, "lora", most=len(stages)) if parameter else len(stages)
+    return tuple(stages[-count:])
+
+
+def lora(ask: Ask, _: str) -> tuple[Step, ...]:
+    """Low-rank adapters in all stages and the head, the network itself frozen; lora:2: in the last two."""
+    if not ask.adapted:
+        raise RecipeError("lora: this backbone has no adapters; graft.adapters.adapt puts them in.")
+    head = ask.body_rate * SOLVED_HEAD_FACTOR if ask.solve_head else RANDOM_HEAD_RATE
+    rates = flat(ask.adapted, ask.body_rate * ADAPTER_FACTOR)
+    return *ask.start(), ask.phase("adapters", rates, head=head)
 
 
 def scratch(ask: Ask, _: str) -> tuple[Step, ...]:
