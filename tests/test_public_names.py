@@ -11,10 +11,11 @@ import graft
 
 NAMES = set(
     """
-    Backbone BackboneError Bundle BundleError DataError Evidence GraftError Interrupted Plan Preprocess
-    Recipe RecipeError RunError Source Splits Stage Task Trained TrainingError
+    AdapterSet Backbone BackboneError Bundle BundleError DataError Evidence GraftError Interrupted Plan
+    Preprocess Recipe RecipeError RunError Source Splits Stage Task Trained TrainingError
     check count_parameters embed find_models fit fit_preprocess fit_steps freeze freeze_batchnorm
-    from_module head_of load_backbone load_bundle make_bundle make_plan measure param_groups read_embedding
+    from_module head_of load_backbone load_bundle make_bundle make_plan measure open_adapters param_groups
+    read_embedding
     read_recipe read_splits register_library register_strategy remove_head replace_head resume
     set_training_mode stages_of summary train truncate unfreeze unfreeze_batchnorm
     """.split()  # noqa: SIM905 - forty quoted names would read worse

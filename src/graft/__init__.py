@@ -25,8 +25,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graft.adapters.swapping import AdapterSet as AdapterSet
-    from graft.adapters.swapping import open_adapters as open_adapters
     from graft.backbones import from_module as from_module
     from graft.backbones import register_library as register_library
     from graft.backbones.catalog import find_models as find_models
@@ -69,6 +67,8 @@ if TYPE_CHECKING:
     from graft.surgery import truncate as truncate
     from graft.surgery import unfreeze as unfreeze
     from graft.surgery import unfreeze_batchnorm as unfreeze_batchnorm
+    from graft.swapping import AdapterSet as AdapterSet
+    from graft.swapping import open_adapters as open_adapters
     from graft.task import Task as Task
     from graft.training import fit as fit
     from graft.training import fit_steps as fit_steps
@@ -80,7 +80,6 @@ if TYPE_CHECKING:
     from graft.workflow import train as train
 
 _HOMES = {
-    "adapters.swapping": ("AdapterSet", "open_adapters"),
     "backbones": ("from_module", "register_library"),
     "backbones.catalog": ("find_models",),
     "backbones.contract": ("Backbone", "Preprocess", "Source", "Stage"),
@@ -117,6 +116,7 @@ _HOMES = {
         "unfreeze",
         "unfreeze_batchnorm",
     ),
+    "swapping": ("AdapterSet", "open_adapters"),
     "task": ("Task",),
     "training": ("fit", "fit_steps"),
     "workflow": ("fit_preprocess", "load_backbone", "measure", "read_splits", "resume", "train"),

@@ -25,8 +25,8 @@ TEXT_MODEL = "hf/sentence-transformers/all-MiniLM-L6-v2"
 BIN = Path(sys.executable).parent
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.S)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
 
 
 def commands(text: str = TEXT) -> list[str]:
@@ -49,7 +49,8 @@ def as_tested(command: str) -> list[str]:
     ]
 
 
-GUIDE = commands((ROOT / "docs" / "strategies.md").read_text(encoding="utf-8"))
+GUIDE_TEXT = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+GUIDE = commands(GUIDE_TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_several_processes_share_the_work(place: Path) -> None:
     assert "2 processes" in result.stdout
 
 
-@pytest.mark.parametrize("program", blocks("python"))
+@pytest.mark.parametrize("program", blocks("python") + blocks("python", GUIDE_TEXT))
 def test_every_program_runs(
     program: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,11 @@ def check_adapters(recipe: Recipe, backbone: Backbone, *, adapts: bool) -> None:
             "adapters.quantize = '4bit' needs a CUDA device, and none is used here; leave it out (adapters "
             "then train on the network as it is), or run where there is one."
         )
+    if asked.dora:
+        raise RecipeError(
+            "adapters.dora beside adapters.quantize = '4bit': DoRA wants the weights themselves; leave one "
+            "of them out."
+        )
     if find_spec("bitsandbytes") is None:
         raise RecipeError(
             "adapters.quantize = '4bit': weights are put into 4 bits by the library bitsandbytes, which is "
