@@ -2,8 +2,8 @@
 
     python benchmarks/adapters.py [--sentences DIR] [--pictures DIR] [--seeds 0 1 2] [--threads 2]
 
-Sentences: a folder with train.csv and test.csv (text, label), 64 a label drawn by the seed; MiniLM-L6; all of
-them train for 15 epochs, for a fifth of so few would decide little about which weights to keep.
+Sentences: a folder with train.csv and test.csv (text, label), 64 a label drawn by the seed; MiniLM-L6; all
+of them train for 15 epochs, for a fifth of so few would decide little about which weights to keep.
 Pictures: a folder with train/ and test/, all of them, the bundled network at 64 x 64 pixels. Every run is a
 process of its own with an empty store; strategies take turns. Memory is the highest resident size of the
 process above what it had with backbone and libraries loaded. Nothing is chosen on the test part.
@@ -177,7 +177,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Low-rank adapters beside the probe and training everything",
         "",
-        "Written by `python benchmarks/adapters.py`. Means over seeds (how many in brackets), accuracies on the",
+        "Written by `python benchmarks/adapters.py`. Means over seeds (how many in brackets), on the",
         "test part in percent ± their deviation; memory is the peak above that with the backbone loaded.",
     ]
     titles = {

@@ -9,15 +9,17 @@ import torch
 
 import graft
 from graft.errors import TrainingError
-from graft.evidence import Depth, Evidence, Mirrored, RateTrial, _Look
+from graft.evidence import Depth, Evidence, Mirrored, RateTrial, _probe_middle
+from graft.looking import Look, Passes
 from graft.rate_trial import try_rates
 from graft.recipe import read_recipe
+from graft.reuse.store import NOWHERE
 from graft.steps import Solve, Train
 from graft.strategies import Ask, Trying, plan_steps
 from graft.strategies.auto import HABITS, decide, what_to_try
 from graft.training import fit
 from small import make_tiny
-from test_evidence import coloured
+from test_evidence import CPU, coloured
 
 STAGES = ("stem", "middle", "top")
 
@@ -321,9 +323,10 @@ def test_a_network_that_gives_nonsense_is_refused_in_words() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 def test_the_middle_is_never_the_top(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = _Look(make_tiny().trunk, make_tiny(), coloured(12).train, coloured(12).task, None, 0, None, None)
+    items = coloured(12)
+    look = Look(make_tiny().trunk, make_tiny(), items.train, items.task, CPU, 0, NOWHERE, Passes(0, None))
     look.__dict__["states"] = [torch.randn(12, 3) for _ in range(count)]
     seen: list[int] = []
-    monkeypatch.setattr(_Look, "probe", lambda _, place: seen.append(place))
-    look.probe_middle()
+    monkeypatch.setattr("graft.evidence.probe_depth", lambda _, place: seen.append(place))
+    _probe_middle(look)
     assert seen == ([] if count == 1 else [count // 2 if count > 2 else 0])

@@ -14,7 +14,8 @@ import graft
 from graft.backbones.contract import Backbone
 from graft.data import read_splits
 from graft.data.items import Splits
-from graft.evidence import Evidence, measure_evidence, pool, watching
+from graft.evidence import Evidence, measure_evidence
+from graft.looking import pool, watching
 from graft.numerics import Numerics
 from graft.recipe import DataSettings, read_recipe
 from graft.reuse.store import Store

@@ -21,6 +21,7 @@ LAYERS = (
     {"contrast", "steps", "records", "numerics", "progress", "mixing", "averaging", "stochastic_depth"},
     {"adapters", "reuse", "regression"},
     {"calibration", "model", "inference", "probe"},
+    {"looking"},
     {"evidence", "forward_trial"},
     {"strategies", "plan", "notes"},
     {"engine", "checkpoint", "leaders"},
@@ -34,7 +35,8 @@ LAYERS = (
     {"bundle"},
     {"embedding", "swapping"},
     {"runs", "workflow"},
-    {"demo", "terminal", "catalog_tables", "store_table"},
+    {"advice"},
+    {"advice_tables", "demo", "terminal", "catalog_tables", "store_table"},
     {"cli", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -56,11 +58,13 @@ OWNERS = {
     "pyarrow": {"data/table.py", "embedding.py"},
     "tokenizers": {"backbones/tokenizer.py", "data/texts.py"},
     "transformers": {"backbones/tokenizer.py", "backbones/transformers.py"},
-    "sklearn": {"demo.py"},
+    "scipy": {"advice/ranking.py", "advice/scores.py"},
+    "sklearn": {"advice/scores.py", "demo.py"},
     "tifffile": {"data/bands.py"},
     "PIL": {"data/image.py", "data/items.py", "demo.py"},
     "rich": {
         "terminal.py",
+        "advice_tables.py",
         "catalog_tables.py",
         "store_table.py",
         "cli.py",

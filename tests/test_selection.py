@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from graft.inference import forward_all
 from graft.plan import Plan, make_plan
 from graft.recipe import read_recipe
 from graft.records import Record
-from graft.selection import Candidate, _choose, _describe
+from graft.selection import Candidate, _choose, _describe, _judged
 from graft.state import State, Trained
 from graft.steps import Calibrate, Select
+from graft.task import Task
 from graft.training import fit, fit_steps
 from small import make_tiny
 
@@ -178,7 +180,7 @@ def test_every_candidate_is_what_its_name_says(splits: Splits) -> None:
 
 
 def test_gains_are_over_the_best_checkpoint(splits: Splits) -> None:
-    _, trained, stood = run_to_the_end(splits)
+    _, trained, stood = run_to_the_end(splits, final__calibrate=False)
     assert trained.selected is not None
     told = trained.selected
     assert told["best_epoch"] == stood["entries"][0]["epoch"]
@@ -187,6 +189,28 @@ def test_gains_are_over_the_best_checkpoint(splits: Splits) -> None:
     assert (first["gain"], first["gain_error"]) == (0.0, 0.0)
     for each in told["candidates"].values():
         assert each["gain"] == pytest.approx(first["loss"] - each["loss"], abs=1e-6)
+
+
+def test_a_network_too_sure_of_itself_is_judged_as_if_it_were_calibrated() -> None:
+    """Where it will be: a temperature takes that fault away, and decisions are what they were."""
+    task, generator = Task(("a", "b", "c")), torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(200, 3, generator=generator), torch.arange(200) % 3
+    logits[torch.arange(200), targets] += 1.0
+    runs = {
+        fits: SimpleNamespace(
+            splits=SimpleNamespace(task=task), plan=SimpleNamespace(phases=[Calibrate()] * fits)
+        )
+        for fits in (True, False)
+    }
+    found = {
+        (fits, sure): float(_judged(run, sure * logits, targets).mean())
+        for fits, run in runs.items()
+        for sure in (1.0, 8.0)
+    }
+    assert found[True, 8.0] == pytest.approx(found[True, 1.0], rel=1e-3)
+    assert found[True, 1.0] <= found[False, 1.0] + 1e-3
+    assert found[False, 8.0] > 2 * found[False, 1.0]
+    assert found[False, 1.0] == pytest.approx(float(task.losses(logits, targets).mean()), rel=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -241,6 +265,7 @@ def test_the_greedy_average_is_never_worse_than_the_best(splits: Splits) -> None
             train__augmentation=augmentation,
             train__batch_size=4,
             epochs=6,
+            final__calibrate=False,
         )
         assert trained.selected is not None
         told = trained.selected["candidates"]
@@ -306,6 +331,7 @@ def test_without_validation_data_nothing_is_chosen_and_the_average_is_kept(split
 def test_a_phase_that_another_follows_hands_on_its_best(splits: Splits, ema: float) -> None:
     """Or its running average, where that is clearly better."""
     settings = {"phase": {"1": {"epochs": 4, "ema": ema}}, "train__head_lr": 1.0, "epochs": 1}
+    settings["final__calibrate"] = False
     found, _, _ = run_to_the_end(splits, **settings)
     validated = [record for record in found if isinstance(record, records.Validated)]
     best = min(record.loss for record in validated if record.phase == 0 and record.loss is not None)

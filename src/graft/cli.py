@@ -167,6 +167,92 @@ def show_planned(
 
 
 @app.command()
+def advise(
+    data: Data = None,
+    backbone: Backbone = None,
+    minutes: Annotated[float | None, typer.Option(help="Most that training may take.")] = None,
+    memory: Annotated[float | None, typer.Option(help="Most memory while training, in GB.")] = None,
+    max_latency: Annotated[float | None, typer.Option(help="Most milliseconds for one item.")] = None,
+    max_size: Annotated[float | None, typer.Option(help="Most megabytes of weights.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="TOML file for the recipe, which graft train --recipe takes.")
+    ] = None,
+    weights: Weights = None,
+    seed: Seed = None,
+    device: Device = None,
+    recipe: RecipeFile = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Say what to do with this data, and why: rules, evidence, a recipe."""
+    asked = _recipe(recipe, settings, data, backbone, "auto", weights, None, seed, None, device, None)
+    from graft.advice.answer import Limits
+    from graft.advice.answer import advise as find_advice
+    from graft.advice_tables import show_advice
+    from graft.files import write_text
+    from graft.progress import reading
+    from graft.terminal import show_problems
+    from graft.workflow import prepare
+
+    limits = Limits(minutes=minutes, memory=memory, max_latency=max_latency, max_size=max_size)
+    console = _console(stderr=as_json)
+    with reading(console) as told:
+        prepared = prepare(asked, progress=told)
+    with reading(console) as told:
+        found = find_advice(prepared, limits, progress=told)
+    show_problems(console, prepared.splits.problems)
+    show_advice(console, found)
+    if as_json:
+        _print_json(json.loads(found.model_dump_json()))
+    if found.recipe is None:
+        raise typer.Exit(1)
+    if out is not None:
+        write_text(out, found.recipe.to_toml())
+        console.print(
+            f"The recipe: {out}; train with graft train --recipe {out}", markup=False, soft_wrap=True
+        )
+
+
+@app.command()
+def rank(
+    data: Data = None,
+    backbones: Annotated[
+        str, typer.Option(help="Ids, with commas between: graft/resnet18-half-64,torchvision/resnet50.")
+    ] = "",
+    seed: Seed = None,
+    device: Device = None,
+    recipe: RecipeFile = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Compare backbones on this data, without training any."""
+    from graft.errors import RecipeError
+
+    names = [name.strip() for name in backbones.split(",") if name.strip()]
+    if not names:
+        raise RecipeError("Name the backbones: --backbones graft/resnet18-half-64,torchvision/resnet50.")
+    asked = _recipe(recipe, settings, data, names[0], "probe", None, None, seed, None, device, None)
+    from graft.advice.ranking import in_order, rate
+    from graft.advice_tables import guidance_table, ranking_table
+    from graft.numerics import resolve_numerics
+    from graft.progress import reading
+    from graft.reuse.store import NOWHERE
+    from graft.workflow import load_backbone, open_store, read_splits
+
+    console, rated, splits = _console(stderr=as_json), [], None
+    numerics, store = resolve_numerics(asked), open_store(asked) or NOWHERE
+    for name in names:
+        loaded = load_backbone(asked.model_copy(update={"backbone": name}))
+        with reading(console) as told:
+            splits = read_splits(asked, loaded, progress=told) if splits is None else splits
+            rated.append(rate(loaded, splits, numerics, seed=asked.seed, store=store, progress=told))
+    console.print(ranking_table(rated))
+    console.print(guidance_table(rated))
+    if as_json:
+        _print_json({"ranked": [json.loads(each.model_dump_json()) for each in in_order(rated)]})
+
+
+@app.command()
 def predict(
     run: RunFolder,
     items: Annotated[

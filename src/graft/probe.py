@@ -116,19 +116,40 @@ def held_out_losses(
     they are, say, mirrored. Items that are never held out (see :func:`assign_folds`) are left out; the
     order is that of the items. ``strength`` as in :func:`solve_head`.
     """
+    held, logits = held_out_logits(
+        views, targets, classes, strength=strength, folds=folds, seed=seed, groups=groups
+    )
+    truth = Truth.of(targets, classes).take(held)
+    return [truth.losses(found[held]) for found in logits]
+
+
+def held_out_logits(
+    views: Sequence[Tensor],
+    targets: NDArray[np.integer[Any]],
+    classes: int,
+    *,
+    strength: float,
+    folds: int = 5,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Which items were held out [N], and the logits of each view [N, C], as :func:`held_out_losses`.
+
+    Items that are never held out have no logits (NaN).
+    """
     truth = Truth.of(targets, classes)
     fold_of = assign_folds(targets, folds, seed=seed, groups=groups)
     held = torch.from_numpy(fold_of)
-    found = [torch.full((len(targets),), torch.nan, dtype=torch.float64) for _ in views]
+    found = [torch.full((len(targets), classes), torch.nan, dtype=torch.float64) for _ in views]
     with _threads_for(views[0].numel() * classes):
         axes = Axes.of(views[0])
         solved = Regression(axes, truth, in_folds(fold_of)).solve(strength, FINE)
         for fold, weights in enumerate(solved):
             own = held == fold
             weight, bias = axes.on_features(weights)
-            for view, losses in zip(views, found, strict=True):
-                losses[own] = truth.take(own).losses(linear(view[own].double(), weight, bias))
-    return [losses[held >= 0] for losses in found]
+            for view, logits in zip(views, found, strict=True):
+                logits[own] = linear(view[own].double(), weight, bias)
+    return held >= 0, found
 
 
 def _cross_validate(

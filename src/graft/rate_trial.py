@@ -22,8 +22,9 @@ from graft.data.inputs import open_inputs
 from graft.data.items import Items, Splits
 from graft.data.validation import split_off
 from graft.errors import Diverged
-from graft.evidence import Evidence, Progress, RateTrial
+from graft.evidence import Evidence, RateTrial
 from graft.inference import forward_all
+from graft.looking import Progress
 from graft.numerics import resolve_device
 from graft.plan import Plan, make_plan
 from graft.recipe import Recipe

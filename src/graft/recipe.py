@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -220,6 +220,11 @@ class Recipe(Frozen):
     def from_json(cls, text: str) -> Self:
         return cls.model_validate_json(text)
 
+    def to_toml(self) -> str:
+        """What was asked, as a file that :func:`read_recipe` takes."""
+        values = json.loads(self.model_dump_json(exclude_unset=True, exclude_none=True))
+        return "\n".join(_toml_lines(values)).lstrip("\n") + "\n"
+
 
 def read_recipe(
     file: str | Path | None = None,
@@ -282,6 +287,19 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"The recipe {path} is not UTF-8 text; a TOML file was expected.") from None
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"The recipe {path} is not valid TOML: {error}.") from None
+
+
+def _toml_lines(values: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[str]:
+    """Single values first, then tables, as TOML wants it; strings and keys are written as in JSON."""
+    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+    for key, value in values.items():
+        if key not in tables:
+            yield f"{json.dumps(key) if not key.isidentifier() else key} = {json.dumps(value)}"
+    for key, inner in tables.items():
+        path = (*parents, key if key.isidentifier() else json.dumps(key))
+        if any(not isinstance(value, dict) for value in inner.values()):
+            yield f"\n[{'.'.join(path)}]"
+        yield from _toml_lines(inner, path)
 
 
 def _parse(text: str) -> Any:

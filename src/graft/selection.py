@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graft import records
 from graft.averaging import average, interpolate
-from graft.calibration import calibrate
+from graft.calibration import calibrate, fit_temperature
 from graft.data.inputs import Inputs
 from graft.errors import TrainingError
 from graft.inference import Rows, forward_batches
@@ -62,9 +62,9 @@ def validate(run: State, phase: Phase, val: Inputs | States | None) -> Record:
     epoch = position.epoch if first else position.epoch + 1
     scores, better = _scores(run, val), True
     if scores is not None:
-        loss, accuracy = scores
+        loss, accuracy, judged = scores
         by_loss = phase.train.select == "loss" or not math.isfinite(accuracy)
-        score = loss if by_loss or not math.isfinite(loss) else -accuracy
+        score = judged if by_loss or not math.isfinite(loss) else -accuracy
         entry = {"score": score, "loss": loss, "accuracy": accuracy, "epoch": float(epoch)}
         better = run.leaders.offer(entry, run.changing_values)
     run.position = replace(
@@ -174,13 +174,27 @@ def validation_logits(
     return engine.gather_rows(rows.whole, len(val)), torch.from_numpy(val.targets)
 
 
-def _scores(run: State, val: Inputs | States | None) -> tuple[float, float] | None:
-    """Mean loss (nats) and headline score on the validation items; None where there are none."""
+def _scores(run: State, val: Inputs | States | None) -> tuple[float, float, float] | None:
+    """Mean loss (nats), headline score, mean loss as it is judged; None where there are no such items."""
     if val is None:
         return None
     logits, targets = validation_logits(run, val)
     task = run.splits.task
-    return float(task.losses(logits, targets).double().mean()), task.score(logits, targets)
+    loss = float(task.losses(logits, targets).double().mean())
+    return loss, task.score(logits, targets), float(_judged(run, logits, targets).mean())
+
+
+def _judged(run: State, logits: Tensor, targets: Tensor) -> Tensor:
+    """Each item's loss [N], with the temperature that suits these logits where the plan will fit one.
+
+    Fine-tuning makes networks too sure of themselves before it makes them worse; by their plain loss the
+    better weights would be thrown away for a fault that calibration takes away.
+    """
+    task = run.splits.task
+    fits = any(isinstance(phase, Calibrate) for phase in run.plan.phases)
+    if fits and bool(torch.isfinite(logits).all()):
+        logits = logits.double() / fit_temperature(task, logits, targets)
+    return task.losses(logits, targets).double()
 
 
 def _candidates(run: State, step: Select) -> dict[str, Weights]:
@@ -213,7 +227,7 @@ def _try(run: State, weights: Weights, by: str) -> Candidate:
     logits, targets = validation_logits(run, tta=run.plan.tta)
     task = run.splits.task
     losses = task.losses(logits, targets).double()
-    costs = losses
+    costs = _judged(run, logits, targets)
     if by == "accuracy" and not task.multi_label:  # average precision has no cost for each item
         costs = (task.decisions(logits) != targets).double()
     return Candidate(weights, costs, float(losses.mean()), task.score(logits, targets))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from graft.backbones.assembly import Request, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
-from graft.backbones.local_weights import load_state, read_weights
+from graft.backbones.local_weights import linear_head, load_state, read_weights
 from graft.errors import BackboneError, suggest
 
 NAMES = ("resnet18-half-64",)
@@ -33,20 +34,17 @@ def load(request: Request) -> Backbone:
     if weights not in (WEIGHTS, "file", "none"):
         raise BackboneError(f"graft/{request.name} has the weights {WEIGHTS} and none, not {weights!r}.")
     config = read_config(request.name)
-    trunk = _build(config, request.drop_path)
+    trunk, classifier = _build(config, request.drop_path), None
     if request.file and not request.random:
         load_state(trunk, read_weights(request.file), str(request.file), ["fc"])
     elif weights == WEIGHTS and not request.random:
         file = _verified(request.name)
-        load_state(
-            trunk,
-            {k: v.float() if v.is_floating_point() else v for k, v in read_weights(file).items()},
-            str(file),
-            ["fc"],
-        )
+        state = {k: v.float() if v.is_floating_point() else v for k, v in read_weights(file).items()}
+        classifier = linear_head(state, "fc")
+        load_state(trunk, state, str(file), ["fc"])
     preprocess = resized(_preprocess(config), request.size)
     source = _source(request, weights, config)
-    return assemble(trunk, preprocess, source, request.channels)
+    return replace(assemble(trunk, preprocess, source, request.channels), classifier=classifier)
 
 
 def read_config(name: str) -> dict[str, Any]:

@@ -233,7 +233,8 @@ class Backbone:
 
     ``unused`` names trunk parameters that no forward pass reads (left-overs of distillation heads
     and the like); they belong to a stage but never train. ``adapters``: what is in the trunk beside the
-    network itself; None where nothing is.
+    network itself; None where nothing is. ``classifier``: weight [L, D] and bias [L] of the pretraining's
+    own head, where it is linear and came with the weights.
     """
 
     trunk: nn.Module
@@ -243,6 +244,7 @@ class Backbone:
     source: Source
     unused: tuple[str, ...] = ()
     adapters: Adapters | None = None
+    classifier: tuple[Tensor, Tensor] | None = None
 
     @property
     def stage_names(self) -> tuple[str, ...]:

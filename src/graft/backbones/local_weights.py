@@ -78,6 +78,14 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str, heads:
     module.load_state_dict(fitting, strict=False)
 
 
+def linear_head(state: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor] | None:
+    """Weight [L, D] and bias [L] of the classifier called ``name``; None where it is no linear layer."""
+    weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
+    if weight is None or bias is None or weight.ndim != 2:
+        return None
+    return weight.float(), bias.float()
+
+
 def strip_prefixes(state: Mapping[str, Tensor], wanted: Iterable[str]) -> State:
     """Take off the known prefixes that stand between the keys of ``state`` and those wanted."""
     known = set(wanted)

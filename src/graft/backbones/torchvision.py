@@ -19,7 +19,7 @@ from graft.backbones.assembly import Request, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.heads import find_heads, remove_head
 from graft.backbones.hub import fetch_from_url
-from graft.backbones.local_weights import State, load_state, read_weights
+from graft.backbones.local_weights import State, linear_head, load_state, read_weights
 from graft.errors import BackboneError, suggest
 
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
@@ -41,10 +41,12 @@ def load(request: Request) -> Backbone:
     model = build_model(request.name, preset, request.size)
     heads = [name for name, _ in find_heads(model)]
     remove_head(model)
+    classifier = None
     if not request.random and (request.file is not None or request.weights != "none"):
-        _load_weights(model, request, preset, heads)
+        classifier = linear_head(_load_weights(model, request, preset, heads), heads[0])
     preprocess = resized(_preprocess(request, preset), request.size)
-    return assemble(model, preprocess, _source(request, preset, heads[0]), request.channels)
+    backbone = assemble(model, preprocess, _source(request, preset, heads[0]), request.channels)
+    return replace(backbone, classifier=classifier)
 
 
 def find_weights(name: str, weights: str | None) -> Any:
@@ -92,7 +94,7 @@ def build_model(name: str, preset: Any, size: int | None = None) -> nn.Module:
     return model
 
 
-def _load_weights(model: nn.Module, request: Request, preset: Any, heads: list[str]) -> None:
+def _load_weights(model: nn.Module, request: Request, preset: Any, heads: list[str]) -> State:
     if request.file is not None:
         file = request.file
     else:
@@ -101,6 +103,7 @@ def _load_weights(model: nn.Module, request: Request, preset: Any, heads: list[s
     if request.name.startswith("vit_"):
         state = _fit_positions(model, state)
     load_state(model, state, str(file), [*heads, *AUXILIARY.get(request.name, ())])
+    return state
 
 
 def _fit_positions(model: Any, state: State) -> State:
