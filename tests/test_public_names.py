@@ -13,7 +13,7 @@ NAMES = set(
     """
     AdapterSet Backbone BackboneError Bundle BundleError DataError Evidence GraftError Interrupted Plan
     Preprocess Recipe RecipeError RunError Source Splits Stage Task Trained TrainingError
-    check count_parameters embed find_models fit fit_preprocess fit_steps freeze freeze_batchnorm
+    check count_parameters doctor embed find_models fit fit_preprocess fit_steps freeze freeze_batchnorm
     from_module head_of load_backbone load_bundle make_bundle make_plan measure open_adapters param_groups
     read_embedding
     read_recipe read_splits register_library register_strategy remove_head replace_head resume

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graft.bundle import load_bundle as load_bundle
     from graft.bundle import make_bundle as make_bundle
     from graft.data.items import Splits as Splits
+    from graft.diagnosis import doctor as doctor
     from graft.embedding import embed as embed
     from graft.embedding import read_embedding as read_embedding
     from graft.errors import BackboneError as BackboneError
@@ -85,6 +86,7 @@ _HOMES = {
     "backbones.contract": ("Backbone", "Preprocess", "Source", "Stage"),
     "bundle": ("Bundle", "load_bundle", "make_bundle"),
     "data.items": ("Splits",),
+    "diagnosis": ("doctor",),
     "embedding": ("embed", "read_embedding"),
     "errors": (
         "BackboneError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,6 +13,7 @@ from graft.advice.answer import Advice
 from graft.advice.ranking import Rated, guidance, in_order
 from graft.advice.rules import Rule
 from graft.advice.survey import Survey
+from graft.lr_finder import RangeTest, Tried
 
 
 def show_advice(console: Console, advice: Advice) -> None:
@@ -73,7 +75,7 @@ def evidence_lines(found: Survey) -> Iterator[str]:
             "lies between classes"
         )
     if found.shift is not None:
-        yield f"Batch-norm means lie {found.shift:.2f} deviations from those of the pretraining"
+        yield f"Batch-norm statistics lie {found.shift:.2f} deviations from those of the pretraining"
     if found.confidence is not None:
         yield f"The pretraining's own classifier is {100 * found.confidence:.0f} % sure of its first answer"
     if found.curve:
@@ -113,4 +115,26 @@ def guidance_table(rated: Sequence[Rated]) -> Table:
     table = Table("For", "Take")
     for need, backbone in guidance(rated):
         table.add_row(need, escape(backbone))
+    return table
+
+
+def range_table(found: RangeTest, rows: int = 16) -> Table:
+    """The smoothed loss over rising rates, with a bar."""
+    table = Table("Rate", "Loss", "")
+    places = sorted({round(each) for each in np.linspace(0, len(found.rates) - 1, rows)})
+    shown = [found.smoothed[place] for place in places if place < len(found.smoothed)]
+    low, high = min(shown, default=0.0), min(max(shown, default=1.0), 3 * min(shown, default=1.0))
+    for place, loss in zip(places, shown, strict=False):
+        length = 1 + round(30 * min(1.0, (loss - low) / max(high - low, 1e-12)))
+        table.add_row(f"{found.rates[place]:.1e}", f"{loss:.4g}", "▇" * length)
+    return table
+
+
+def sweep_table(tried: Sequence[Tried]) -> Table:
+    """Each rate with its curves and what became of it."""
+    table = Table("Rate", "Training loss", "Validation loss", "Accuracy", "Verdict")
+    for each in tried:
+        curves = [" → ".join(f"{loss:.3g}" for loss in losses) for losses in (each.train, each.validation)]
+        scores = " → ".join(f"{100 * score:.1f}" for score in each.accuracy)
+        table.add_row(f"{each.rate:g}", *curves, f"{scores} %", f"{each.verdict}: {each.words}")
     return table

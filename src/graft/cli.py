@@ -253,6 +253,109 @@ def rank(
 
 
 @app.command()
+def check(
+    data: Data = None,
+    backbone: Backbone = None,
+    strategy: Strategy = None,
+    fix: Annotated[Path | None, typer.Option(help="TOML file for a recipe with the cures in it.")] = None,
+    weights: Weights = None,
+    seed: Seed = None,
+    epochs: Epochs = None,
+    device: Device = None,
+    recipe: RecipeFile = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Look for the known mistakes in data and recipe: the doctor."""
+    asked = _recipe(recipe, settings, data, backbone, strategy, weights, None, seed, epochs, device, None)
+    from graft.examination import cure, examine
+    from graft.files import write_text
+    from graft.progress import reading
+    from graft.terminal import show_findings
+    from graft.workflow import prepare
+
+    console = _console(stderr=as_json)
+    with reading(console) as told:
+        prepared = prepare(asked, progress=told)
+    with reading(console) as told:
+        found = examine(prepared, progress=told)
+    show_findings(console, found)
+    if as_json:
+        _print_json({"findings": [finding.model_dump(mode="json") for finding in found]})
+    if fix is not None:
+        write_text(fix, cure(asked, found).to_toml())
+        console.print(f"The recipe with the cures: {fix}", markup=False, soft_wrap=True)
+    if any(finding.severity == "error" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command("lr")
+def find_rate(
+    data: Data = None,
+    backbone: Backbone = None,
+    strategy: Strategy = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="Train shortly at each of these rates: 1e-2,1e-3,1e-4,1e-5.")
+    ] = None,
+    low: Annotated[float, typer.Option(help="The rate that the test begins with.")] = 1e-7,
+    high: Annotated[float, typer.Option(help="The rate that it ends with.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=10, help="Steps of the test.")] = 100,
+    epochs: Annotated[int | None, typer.Option(help="Length of each run of a sweep; default 3.")] = None,
+    weights: Weights = None,
+    seed: Seed = None,
+    device: Device = None,
+    recipe: RecipeFile = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Find a learning rate: by a range test, or by short runs (--sweep)."""
+    asked = _recipe(
+        recipe, settings, data, backbone, strategy or "full", weights, None, seed, epochs or 3, device, None
+    )
+    from graft.advice_tables import range_table, sweep_table
+    from graft.errors import RecipeError
+    from graft.lr_finder import range_test
+    from graft.lr_finder import sweep as sweep_rates
+    from graft.progress import reading
+    from graft.workflow import open_store, prepare
+
+    console = _console(stderr=as_json)
+    try:
+        rates = [float(each) for each in (sweep or "").split(",") if each.strip()]
+    except ValueError:
+        raise RecipeError(f"--sweep {sweep!r}: rates with commas between were expected.") from None
+    with reading(console) as told:
+        made = prepare(asked, progress=told)
+    with reading(console) as told:
+        store = open_store(asked)
+        if sweep is not None:
+            tried = sweep_rates(asked, made.backbone, made.splits, rates, store=store, progress=told)
+        else:
+            found = range_test(
+                made.backbone,
+                made.splits,
+                made.plan,
+                low=low,
+                high=high,
+                steps=steps,
+                store=store,
+                progress=told,
+            )
+    if sweep is not None:
+        console.print(sweep_table(tried))
+    else:
+        console.print(range_table(found))
+        for doubt in found.doubts:
+            console.print(f"No answer: {doubt}", markup=False)
+        if not found.doubts:
+            shown = ", ".join(f"{rule} {rate:.2g}" for rule, rate in found.suggestions.items())
+            console.print(f"Suggested for train.lr: {shown}", markup=False)
+    if as_json:
+        values = [json.loads(each.model_dump_json()) for each in tried] if sweep is not None else None
+        _print_json({"sweep": values} if values is not None else json.loads(found.model_dump_json()))
+
+
+@app.command()
 def predict(
     run: RunFolder,
     items: Annotated[
@@ -605,14 +708,14 @@ def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) ->
 
 
 def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -> None:
-    from graft.terminal import kept_lines, result_table
+    from graft.terminal import finding_lines, kept_lines, result_table
 
     if as_json:
         folder = str(run.folder)
         _print_json({"run": folder, "bundle": str(bundle.path), **bundle.metrics})
         return
     console.print(result_table([(bundle.plan["strategy"], bundle.metrics)]))
-    for line in kept_lines(bundle.metrics):
+    for line in (*kept_lines(bundle.metrics), *finding_lines(bundle.metrics.get("findings", ()))):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"The bundle is {bundle.path}; the run, {run.folder}.", markup=False, soft_wrap=True)
 

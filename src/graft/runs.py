@@ -60,6 +60,12 @@ class Run:
     def log(self) -> Path:
         return self.folder / "metrics.jsonl"
 
+    def read_log(self) -> list[dict[str, Any]]:
+        """The records of training so far, as plain values."""
+        if not self.log.is_file():
+            return []
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line]
+
     @property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "checkpoints", self._facts()["run"])

@@ -56,15 +56,19 @@ class Stepper:
     weights: Tensor | None
     anchors: list[tuple[int, Tensor, Tensor]]
 
-    def step(self, batch: list[int], tensors: Tensor, targets: Tensor) -> float:
+    def step(
+        self, batch: list[int], tensors: Tensor, targets: Tensor, *, factor: float | None = None
+    ) -> float:
         """One step on this process's part [B, …] of ``batch``; returns the whole batch's mean loss.
+
+        ``factor``: of the planned rates, in place of what the schedule says.
 
         Raises:
             Diverged: the loss or the gradient is not finite.
         """
         run, train = self.run, self.phase.train
         number = run.position.epoch * self.phase.steps_per_epoch + run.position.step
-        self._set_rates(number)
+        self._set_rates(number, factor)
         with seeded(mix(run.plan.seed, run.position.phase, number, run.engine.rank), run.engine.device):
             loss = self._backward(batch, tensors, targets)
         self._refuse_nonfinite(loss, "loss", batch)
@@ -78,16 +82,17 @@ class Stepper:
             update_average(run.average, run.moving_values(), train.ema, number + 1)
         return loss
 
-    def _set_rates(self, number: int) -> None:
+    def _set_rates(self, number: int, factor: float | None) -> None:
         train, steps, warmup = self.phase.train, self.phase.steps, self.phase.warmup_steps
-        factor = rate_factor(
-            number,
-            steps=steps,
-            warmup=warmup,
-            schedule=train.schedule,
-            drop_every=train.drop_epochs * self.phase.steps_per_epoch,
-            drop_factor=train.drop_factor,
-        )
+        if factor is None:
+            factor = rate_factor(
+                number,
+                steps=steps,
+                warmup=warmup,
+                schedule=train.schedule,
+                drop_every=train.drop_epochs * self.phase.steps_per_epoch,
+                drop_factor=train.drop_factor,
+            )
         for group, planned in zip(self.optimizer.param_groups, self.phase.groups, strict=True):
             group["lr"] = planned.rate * factor
             if train.schedule == "one-cycle":

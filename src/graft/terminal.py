@@ -16,6 +16,7 @@ from rich.table import Table
 from graft.backbones.contract import Adapters, Target
 from graft.costs import Cost
 from graft.data.items import Problem, Text, display
+from graft.diagnosis.findings import Finding
 from graft.plan import Phase, Plan
 from graft.prediction import Predictions
 from graft.progress import percent
@@ -260,6 +261,25 @@ def show_problems(console: Console, problems: Iterable[Problem]) -> None:
     """What was odd about the data, each with its count and examples."""
     for problem in problems:
         console.print(f"[yellow]Data[/]  {escape(str(problem))}")
+
+
+def finding_lines(findings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What the doctor found in the course of training, a line each."""
+    for each in findings:
+        yield f"Doctor  {each['id']}: {each['measured']}. {each['why']} {each['cure']}"
+
+
+def show_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Each finding with what was measured, why it matters, what to do and some examples."""
+    colours = {"error": "red", "warning": "yellow", "note": "cyan"}
+    for each in findings:
+        console.print(f"[{colours[each.severity]}]{each.severity}[/] [bold]{escape(each.id)}[/]")
+        console.print(f"  {escape(each.measured)}. {escape(each.why)}")
+        console.print(f"  Cure: {escape(each.cure)}")
+        for example in each.examples:
+            console.print(f"    {escape(example)}", soft_wrap=True)
+    if not findings:
+        console.print("Nothing wrong was found.")
 
 
 def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:

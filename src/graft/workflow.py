@@ -31,6 +31,7 @@ from graft.data.items import Splits
 from graft.data.scan import Progress
 from graft.data.statistics import prepare_for
 from graft.data.texts import list_cut
+from graft.diagnosis.training_checks import read_course
 from graft.engine import seeded, start_engine
 from graft.errors import Interrupted, RecipeError, RunError, TrainingError
 from graft.evidence import LOOKS, Evidence, measure_evidence
@@ -372,6 +373,8 @@ def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
     )
     if run is None:
         return bundle
+    findings = read_course(run.read_log(), prepared.plan.data.val)
+    metrics["findings"] = [finding.model_dump(mode="json") for finding in findings]
     if not run.bundle.exists():  # else a run killed between its last two files
         bundle.save(run.bundle)
     write_json(run.folder / "result.json", metrics)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from graft.advice.rules import Likeness, Rule, look_up
-from graft.advice.survey import Survey, survey
+from graft.advice.survey import Survey, survey_data
 from graft.backbones.contract import Backbone, Preprocess
 from graft.costs import Cost, measure_costs
 from graft.evidence import Evidence
@@ -96,7 +96,7 @@ def advise(prepared: Prepared, limits: Limits | None = None, *, progress: Progre
     if backbone.source.pretrained:
         store = open_store(recipe) or NOWHERE
         numerics = resolve_numerics(recipe)
-        seen = survey(
+        seen = survey_data(
             backbone, splits, numerics, evidence, seed=recipe.seed, store=store, progress=progress
         )
     likeness = _likeness(evidence, seen)

@@ -52,8 +52,8 @@ class Confusion(Frozen):
 class Survey(Frozen):
     """All that one look tells. Numbers about classes are None where an item may have several labels.
 
-    ``depths``: from the lowest looked at to the top. ``shift``: of batch-norm statistics, how far the
-    data's means lie from the pretraining's, in its deviations (mean over channels and layers).
+    ``depths``: from the lowest looked at to the top. ``shift``: how far the data's batch-norm statistics
+    lie from the pretraining's (see :func:`statistics_shift`).
     ``confidence``: of the pretraining's own classifier, the mean probability of its first answer.
     ``forecast``: accuracy of a probe with twice the labels, by the curve.
     """
@@ -80,7 +80,7 @@ class Survey(Frozen):
         return max(reversed(self.depths), key=lambda depth: depth.information)
 
 
-def survey(
+def survey_data(
     backbone: Backbone,
     splits: Splits,
     numerics: Numerics,
@@ -134,13 +134,19 @@ def survey(
 
 
 def statistics_shift(before: torch.nn.Module, after: torch.nn.Module) -> float:
-    """How far batch-norm means moved, in deviations before: the mean over channels, then over layers."""
+    """How far batch-norm statistics lie apart: the mean over channels, then over layers.
+
+    Of a channel, the distance of the means in deviations, and the logarithm by which deviations differ.
+    """
     moved = []
     for one, two in zip(plain_norms(before), plain_norms(after), strict=True):
         assert one.running_mean is not None and one.running_var is not None
-        assert two.running_mean is not None
-        deviation = (one.running_var.cpu() + one.eps).sqrt()
-        moved.append(float(((two.running_mean.cpu() - one.running_mean.cpu()).abs() / deviation).mean()))
+        assert two.running_mean is not None and two.running_var is not None
+        variances = [
+            norm.running_var.cpu() + norm.eps for norm in (one, two) if norm.running_var is not None
+        ]
+        means = (two.running_mean.cpu() - one.running_mean.cpu()).abs() / variances[0].sqrt()
+        moved.append(float((means + (variances[1] / variances[0]).log().abs() / 2).mean()))
     return float(np.mean(moved))
 
 
