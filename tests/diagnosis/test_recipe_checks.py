@@ -36,7 +36,7 @@ CASES: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
     ("high_rate", "high-rate", {"strategy": "full:5e-1", "train__optimizer": "sgd"},
      {"strategy": "full:1e-2", "train__optimizer": "sgd"}),
     ("even_rate", "even-rate", {"strategy": "full:1e-3"}, {"strategy": "full:1e-4"}),
-    ("statistics", "small-batches", {"strategy": "full", "train__batchnorm": "train"},
+    ("batch_statistics", "small-batches", {"strategy": "full", "train__batchnorm": "train"},
      {"strategy": "full", "train__batchnorm": "train", "train__batch_size": 16}),
     ("augmentation", "no-augmentation", {"strategy": "full", "train__augmentation": "none"},
      {"strategy": "partial:1", "train__augmentation": "none", "epochs": 4}),

@@ -38,6 +38,8 @@ def commands(text: str = TEXT) -> list[str]:
 def as_tested(command: str) -> list[str]:
     """The command with weights that are there, and no longer than one epoch."""
     words = shlex.split(command)
+    if "advise" in words or "check" in words or "lr" in words or "rank" in words:
+        words = [*words, "--set", "device=cpu"]
     if "train" in words:
         words = [*words, "--set", "device=cpu", "--set", "train.precision=fp32"]
         if "--epochs" not in words:
@@ -49,7 +51,9 @@ def as_tested(command: str) -> list[str]:
     ]
 
 
-GUIDE_TEXT = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+GUIDE_TEXT = "\n".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("strategies.md", "advice.md")
+)
 GUIDE = commands(GUIDE_TEXT)
 
 

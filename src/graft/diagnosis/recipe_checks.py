@@ -90,7 +90,7 @@ def even_rate(seen: Written) -> Iterator[Finding]:
             return
 
 
-def statistics(seen: Written) -> Iterator[Finding]:
+def batch_statistics(seen: Written) -> Iterator[Finding]:
     for phase in seen.phases:
         if phase.train.following and phase.train.batch_size // seen.plan.numerics.processes < SMALL_BATCH:
             yield found(
@@ -212,7 +212,7 @@ def normalisation(seen: Written) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Written], Iterator[Finding]], ...] = (
     high_rate,
     even_rate,
-    statistics,
+    batch_statistics,
     augmentation,
     tiny_data,
     steps,
