@@ -22,14 +22,17 @@ STAGES = ("stem", "middle", "top")
 NAMES = [
     *("auto", "probe", "probe:steps", "partial:1", "partial:3", "full", "full:1e-4", "two-phase"),
     *("two-phase:discriminative", "gradual", "gradual:1+stem", "progressive", "middle", "first-only"),
-    *("stages:stem,top", "layer-decay", "layer-decay:0.9", "scratch"),
+    *("stages:stem,top", "layer-decay", "layer-decay:0.9", "lora", "lora:2", "scratch"),
 ]
 
 
 def ask(
     *, pretrained: bool = True, validates: bool = True, items: int | None = 320, **settings: Any
 ) -> Ask:
-    return Ask(read_recipe(**settings), STAGES, 10, pretrained, validates=validates, items=items)
+    recipe = read_recipe(**settings)
+    name, _, count = recipe.strategy.partition(":")
+    adapted = STAGES[-int(count or len(STAGES)) :] if name == "lora" else ()
+    return Ask(recipe, STAGES, 10, pretrained, validates=validates, items=items, adapted=adapted)
 
 
 def steps_of(**settings: Any) -> list[Step]:
@@ -316,3 +319,12 @@ def test_a_strategy_of_ones_own_may_decide_by_evidence(backbone: Backbone, split
         assert plan.tta == "none"  # what follows from the evidence is the strategy's own to say
         assert plan.notes == ()
     assert asked[-1] == evidence
+
+
+def test_adapters_move_ten_times_as_fast_as_the_body_would() -> None:
+    (body,) = phases_of(strategy="partial:2")
+    (phase,) = phases_of(strategy="lora:2")
+    assert phase.rates.stages == {name: 10 * rate for name, rate in body.rates.stages.items()}
+    assert phase.rates.head == body.rates.head  # a solved head goes on as gently as ever
+    with pytest.raises(RecipeError, match="no adapters"):
+        plan_steps(Ask(read_recipe(strategy="lora"), STAGES, 10, True))

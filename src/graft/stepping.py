@@ -82,7 +82,7 @@ class Stepper:
             update_average(run.average, run.moving_values(), train.ema, number + 1)
         return loss
 
-    def _set_rates(self, number: int, factor: float | None) -> None:
+    def _set_rates(self, number: int, factor: float | None = None) -> None:
         train, steps, warmup = self.phase.train, self.phase.steps, self.phase.warmup_steps
         if factor is None:
             factor = rate_factor(

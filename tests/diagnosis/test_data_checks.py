@@ -58,8 +58,8 @@ def test_unreadable_files(tmp_path: Path) -> None:
     write_pictures(tmp_path, dict.fromkeys(COLOURS, 4))
     (tmp_path / "red" / "broken.png").write_bytes(b"")
     found = graft.data.read_splits(tmp_path, DataSettings(bad_share=0.5, validation=0))
-    assert ids(data_checks.unreadable(gathered(found))) == ["data.unreadable"]
-    assert ids(data_checks.unreadable(gathered(coloured(4)))) == []
+    assert ids(data_checks.unreadable_files(gathered(found))) == ["data.unreadable"]
+    assert ids(data_checks.unreadable_files(gathered(coloured(4)))) == []
 
 
 def test_leaks_and_contradictions(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ CASES: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
      {"strategy": "partial:1", "train__augmentation": "none", "epochs": 4}),
     ("tiny_data", "tiny-data", {"strategy": "full", "head_init": "random", "count": 5},
      {"strategy": "full", "count": 5}),
-    ("steps", "few-steps", {"strategy": "full", "epochs": 3}, {"strategy": "full", "epochs": 25}),
+    ("length", "few-steps", {"strategy": "full", "epochs": 3}, {"strategy": "full", "epochs": 25}),
     ("head", "wide-head", {"strategy": "full", "head": "mlp"}, {"strategy": "full"}),
     ("normalisation", "normalisation", {"strategy": "full", "data__statistics": "data"},
      {"strategy": "full"}),

@@ -47,7 +47,7 @@ def load_base(source: Source, intake: Intake, digest: str, given: Base | None = 
         raise BundleError(
             f"The adapter was made on {source.id} with values of digest {digest[:12]}; those of "
             f"{base.source.id} have {found[:12]}, so it would mean nothing on them. Give the backbone that "
-            "it was made on (base=, --weights)."
+            "it was made on: base= in Python, or graft merge --weights FILE for a whole bundle."
         )
     return base
 
@@ -79,7 +79,7 @@ def _load(source: Source, intake: Intake, weights: str | Path | None) -> Backbon
     if source.weights == "file" and weights is None:
         raise BundleError(
             f"The adapter was made on {source.library}/{source.name} with weights of a file: give that "
-            "file (base=, --weights)."
+            "file, as base= in Python, or graft merge --weights FILE for a whole bundle."
         )
     library_and_name = f"{source.library}/{source.name}"
     config = source.options.get("config") or {}

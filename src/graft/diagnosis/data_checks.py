@@ -47,7 +47,7 @@ class Gathered:
         return [name for name in self.looked if name != "train"]
 
 
-def unreadable(seen: Gathered) -> Iterator[Finding]:
+def unreadable_files(seen: Gathered) -> Iterator[Finding]:
     for problem in seen.splits.problems:
         if problem.code == "unreadable":
             yield found(
@@ -279,7 +279,7 @@ def groups(seen: Gathered) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Gathered], Iterator[Finding]], ...] = (
-    unreadable,
+    unreadable_files,
     contradictions,
     copies,
     near_copies,

@@ -141,7 +141,7 @@ def tiny_data(seen: Written) -> Iterator[Finding]:
             return
 
 
-def steps(seen: Written) -> Iterator[Finding]:
+def length(seen: Written) -> Iterator[Finding]:
     if not seen.moving:
         return
     main = seen.moving[-1]
@@ -215,7 +215,7 @@ CHECKS: tuple[Callable[[Written], Iterator[Finding]], ...] = (
     batch_statistics,
     augmentation,
     tiny_data,
-    steps,
+    length,
     head,
     size,
     normalisation,
