@@ -63,3 +63,9 @@ def test_importing_graft_is_cheap() -> None:
     code = "import sys, graft; print([n for n in ('torch', 'numpy', 'pydantic') if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_advice_is_there_with_graft_alone() -> None:
+    words = "import graft, sys; assert 'torch' not in sys.modules; graft.advice.logme"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -125,10 +125,14 @@ _HOMES = {
 }
 _HOME_OF = {name: f"graft.{home}" for home, names in _HOMES.items() for name in names}
 
+_PACKAGES = ("advice",)  # whose own names are public: graft.advice.logme
+
 __all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"graft.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'graft' has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF[name]), name)

@@ -16,6 +16,7 @@ import graft
 from graft.backbones import state_digest
 from graft.errors import BundleError, RecipeError
 from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
+from small_text import write_model
 
 LORA = SETTINGS | {"strategy": "lora", "adapters__rank": 2}
 Train = Callable[..., graft.Bundle]
@@ -267,3 +268,23 @@ def test_frozen_values_stay_to_the_bit(pictures: Path, tmp_path: Path) -> None:
 
     take_out(trunk)
     assert state_digest(trunk) == state_digest(make_tiny().trunk)
+
+
+def test_recomputed_activations_train_the_same_adapters(tmp_path: Path) -> None:
+    said = [f"the film was {word}" for word in ("good", "great", "fine", "bad", "awful", "dull")]
+    rows = [f"{text},{'yes' if number % 6 < 3 else 'no'}" for number, text in enumerate(said * 4)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    name = f"hf/{write_model(tmp_path / 'model', 'bert', hidden_dropout_prob=0.0)}"
+    both = []
+    for recomputes in (False, True):
+        run = tmp_path / f"run-{recomputes}"
+        graft.train(
+            tmp_path / "reviews.csv", backbone=name, strategy="lora", out=run, quiet=True, epochs=2,
+            device="cpu", train__gradient_checkpointing=recomputes, adapters__bundle="adapter",
+            reuse__store=False, train__precision="fp32", data__validation=0.0,
+        )  # fmt: skip
+        both.append(load_file(run / "bundle" / "weights.safetensors"))
+    learnt = [key for key in both[0] if ".lora_B" in key]
+    assert learnt and any(both[0][key].abs().sum() > 0 for key in learnt)
+    for key, value in both[0].items():
+        torch.testing.assert_close(both[1][key], value, rtol=1e-4, atol=1e-6)
