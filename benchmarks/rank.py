@@ -83,7 +83,9 @@ def trained_on_digits(backbone: Any, strategy: str, folder: Path) -> Any:
     pictures = np.repeat((digits.images * 15.9).astype(np.uint8)[..., None], 3, axis=-1)
     bundle = graft.train(
         (pictures, [str(target) for target in digits.target]),
-        recipe=graft.read_recipe(backbone=backbone.source.id, strategy=strategy, epochs=DIGIT_EPOCHS),
+        recipe=graft.read_recipe(
+            backbone=backbone.source.id, strategy=strategy, epochs=DIGIT_EPOCHS, data__validation=0.0
+        ),  # else the start may be kept, and the candidate be no other
         backbone=backbone,
         out=folder,
         quiet=True,
