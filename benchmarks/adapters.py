@@ -177,7 +177,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Low-rank adapters beside the probe and training everything",
         "",
-        "Written by `python benchmarks/adapters.py`. Means over seeds (how many in brackets), on the",
+        "Written by `python benchmarks/adapters.py`. Means over seeds (how many in brackets): accuracy on the",
         "test part in percent ± their deviation; memory is the peak above that with the backbone loaded.",
     ]
     titles = {
