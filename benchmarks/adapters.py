@@ -177,8 +177,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Low-rank adapters beside the probe and training everything",
         "",
-        "Written by `python benchmarks/adapters.py`. Means over seeds (their number in brackets): accuracy on",
-        "the test part in percent ± its deviation; memory is the peak above that with the backbone loaded.",
+        "Written by `python benchmarks/adapters.py`. Means over seeds (how many in brackets): accuracy",
+        "in percent ± its deviation; memory is the peak above that with the backbone loaded.",
     ]
     titles = {
         "sentences": f"Sentences of movie reviews, {LABELS} of each label, MiniLM-L6",
