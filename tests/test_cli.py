@@ -310,6 +310,22 @@ def test_bad_input_is_one_message_and_leaves_nothing(graft: Graft, photos: Path,
     assert sorted(path.name for path in Path().iterdir()) == before
 
 
+RATES = {
+    "a range test's option with a sweep": (
+        ["--sweep", "1e-3", "--low", "1e-6"],
+        "--low, --high and --steps",
+    ),
+    "a sweep's option with a range test": (["--epochs", "2"], "name its rates: --sweep"),
+    "no numbers": (["--sweep", "low,high"], "rates with commas between"),
+}
+
+
+@pytest.mark.parametrize("case", RATES)
+def test_what_the_rate_finder_does_not_do_is_said(graft: Graft, photos: Path, case: str) -> None:
+    options, words = RATES[case]
+    check_refused(graft("lr", photos, "--backbone", "graft/resnet18-half-64", *options, "--json"), words)
+
+
 TABLES = {
     "missing column": ("path,lable\nred/000.png,red\n", "no column 'label'"),
     "missing file": ("path,label\nnowhere.png,red\ngone.png,blue\n", "nowhere.png"),

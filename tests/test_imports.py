@@ -38,6 +38,8 @@ LAYERS = (
     {"runs", "workflow"},
     {"advice", "examination"},
     {"advice_tables", "demo", "terminal", "catalog_tables", "store_table"},
+    {"cli_options"},
+    {"cli_advice"},
     {"cli", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -69,10 +71,11 @@ OWNERS = {
         "catalog_tables.py",
         "store_table.py",
         "cli.py",
+        "cli_options.py",
         "progress.py",
         "workflow.py",
     },
-    "typer": {"cli.py"},
+    "typer": {"cli.py", "cli_advice.py", "cli_options.py"},
 }
 
 

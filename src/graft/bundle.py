@@ -169,8 +169,11 @@ class Bundle:
 
     def _write(self, folder: Path) -> None:
         model = self.model.cpu().eval()
-        names = self.stored if self.adapters else tuple(model.state_dict())
-        state = {name: model.state_dict()[name].contiguous() for name in names}
+        own = model.state_dict()
+        names = self.stored if self.adapters else tuple(own)
+        if not own.keys() >= set(names):
+            raise BundleError("This is one of several adapters in memory; what can be saved is .merged().")
+        state = {name: own[name].contiguous() for name in names}
         inputs = self.preprocess.noise(2, mix("golden"))
         with torch.inference_mode():
             logits = model(inputs).float()

@@ -18,7 +18,7 @@ from torch import Tensor
 from graft.task import Task
 
 _BOUNDS = (-4.0, 4.0)  # of log T
-_ROUNDS = 80  # of golden section, after which the interval is below 1e-15
+EXACT, ROUGH = 80, 20  # rounds of golden section, after which the interval is below 1e-15, and 1e-3
 _GOLDEN = 0.6180339887498949
 
 
@@ -69,8 +69,11 @@ def calibrated_task(task: Task, found: dict[str, Any] | None) -> Task:
     return cooled if thresholds is None else replace(cooled, thresholds=tuple(thresholds))
 
 
-def fit_temperature(task: Task, logits: Tensor, targets: Tensor) -> float:
-    """The temperature under which ``targets`` are most probable given ``logits`` [N, C]."""
+def fit_temperature(task: Task, logits: Tensor, targets: Tensor, *, rounds: int = EXACT) -> float:
+    """The temperature under which ``targets`` are most probable given ``logits`` [N, C].
+
+    ``rounds``: of golden section, each a pass over the logits; ``ROUGH`` of them find it to a thousandth.
+    """
     logits = logits.double()
 
     def cost(log_temperature: float) -> float:
@@ -80,7 +83,7 @@ def fit_temperature(task: Task, logits: Tensor, targets: Tensor) -> float:
     low, high = _BOUNDS
     inner = [high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)]
     costs = [cost(inner[0]), cost(inner[1])]
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         if costs[0] < costs[1]:
             high, inner[1], costs[1] = inner[1], inner[0], costs[0]
             inner[0] = high - _GOLDEN * (high - low)

@@ -17,13 +17,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from graft import cli_advice
+from graft.cli_options import (
+    Backbone,
+    Data,
+    DataSet,
+    Device,
+    Epochs,
+    Json,
+    Out,
+    RecipeFile,
+    RunFolder,
+    Seed,
+    Set,
+    StoreLimit,
+    Strategy,
+    Targets,
+    Weights,
+    asked_recipe,
+    make_console,
+    print_json,
+    reading_recipe,
+)
 from graft.errors import FAILED, GraftError, Interrupted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from graft.bundle import Bundle
-    from graft.recipe import Recipe
     from graft.runs import Run
     from graft.workflow import Prepared
 
@@ -48,38 +69,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Out = Annotated[Path | None, typer.Option(help="Folder of the run; default: a new one in runs/.")]
-Seed = Annotated[int | None, typer.Option(help="Everything random is a function of this number.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Epochs = Annotated[int | None, typer.Option(help="Length of the main phase.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A TOML file with recipe keys.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Any recipe key: --set train.lr=1e-4.")]
-DataSet = Annotated[
-    list[str] | None, typer.Option("--set", help="How data is read: --set data.label=species.")
-]
-Backbone = Annotated[
-    str | None, typer.Option("--backbone", "-b", help="library/name[:weights]; see graft models.")
-]
-Strategy = Annotated[
-    str | None,
-    typer.Option("--strategy", "-s", help="auto (default), probe, full, gradual …: see graft strategies."),
-]
-Weights = Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")]
-Targets = Annotated[
-    str | None,
-    typer.Option(help="Of lora: which layers get an adapter: all, attention, or a regular expression."),
-]
-StoreLimit = Annotated[
-    float | None,
-    typer.Option(metavar="GB", help="Most that the store of what frozen stages made may take on disk."),
-]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a bundle's.")]
-Data = Annotated[
-    str | None,
-    typer.Argument(metavar="DATA", help="Folder of class folders, or a table of paths or texts."),
-]
-
 
 @app.command()
 def train(
@@ -98,15 +87,25 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Adapt a backbone to labelled pictures or texts: plan, training, bundle."""
-    asked = _recipe(
-        recipe, settings, data, backbone, strategy, weights, targets, seed, epochs, device, store_limit
+    asked = asked_recipe(
+        recipe,
+        settings,
+        data,
+        backbone=backbone,
+        strategy=strategy,
+        weights=weights,
+        targets=targets,
+        seed=seed,
+        epochs=epochs,
+        device=device,
+        store_limit=store_limit,
     )
     from graft.progress import reading
     from graft.runs import choose_run
     from graft.workflow import prepare
 
     run = choose_run(out, asked)
-    console = _console(stderr=as_json)
+    console = make_console(stderr=as_json)
     with reading(console) as told:
         prepared = prepare(asked, progress=told)
     _follow(prepared, run, console, as_json=as_json)
@@ -121,7 +120,7 @@ def resume(run: RunFolder, as_json: Json = False) -> None:
     from graft.workflow import prepare_again
 
     found = open_run(run)
-    console = _console(stderr=as_json)
+    console = make_console(stderr=as_json)
     if found.finished:
         console.print(f"{found.folder} is finished; nothing is left to do.", markup=False, soft_wrap=True)
         _show_result(load_bundle(found.bundle), found, console, as_json=as_json)
@@ -147,15 +146,25 @@ def show_planned(
     as_json: Json = False,
 ) -> None:
     """Show exactly what training would do, without doing it."""
-    asked = _recipe(
-        recipe, settings, data, backbone, strategy, weights, targets, seed, epochs, device, store_limit
+    asked = asked_recipe(
+        recipe,
+        settings,
+        data,
+        backbone=backbone,
+        strategy=strategy,
+        weights=weights,
+        targets=targets,
+        seed=seed,
+        epochs=epochs,
+        device=device,
+        store_limit=store_limit,
     )
     from graft.costs import measure_costs
     from graft.progress import reading
     from graft.terminal import show_plan, show_problems
     from graft.workflow import prepare
 
-    console = _console(stderr=as_json)
+    console = make_console(stderr=as_json)
     with reading(console) as told:
         prepared = prepare(asked, progress=told)
     show_problems(console, prepared.splits.problems)
@@ -163,196 +172,12 @@ def show_planned(
     show_plan(console, prepared.plan, costs)
     if as_json:
         values = json.loads(prepared.plan.to_json())
-        _print_json(values | {"costs": {number: asdict(cost) for number, cost in costs.items()}})
+        print_json(values | {"costs": {number: asdict(cost) for number, cost in costs.items()}})
 
 
-@app.command()
-def advise(
-    data: Data = None,
-    backbone: Backbone = None,
-    minutes: Annotated[float | None, typer.Option(help="Most that training may take.")] = None,
-    memory: Annotated[float | None, typer.Option(help="Most memory while training, in GB.")] = None,
-    max_latency: Annotated[float | None, typer.Option(help="Most milliseconds for one item.")] = None,
-    max_size: Annotated[float | None, typer.Option(help="Most megabytes of weights.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="TOML file for the recipe, which graft train --recipe takes.")
-    ] = None,
-    weights: Weights = None,
-    seed: Seed = None,
-    device: Device = None,
-    recipe: RecipeFile = None,
-    settings: Set = None,
-    as_json: Json = False,
-) -> None:
-    """Say what to do with this data, and why: rules, evidence, a recipe."""
-    asked = _recipe(recipe, settings, data, backbone, "auto", weights, None, seed, None, device, None)
-    from graft.advice.answer import Limits
-    from graft.advice.answer import advise as find_advice
-    from graft.advice_tables import show_advice
-    from graft.files import write_text
-    from graft.progress import reading
-    from graft.terminal import show_problems
-    from graft.workflow import prepare
-
-    limits = Limits(minutes=minutes, memory=memory, max_latency=max_latency, max_size=max_size)
-    console = _console(stderr=as_json)
-    with reading(console) as told:
-        prepared = prepare(asked, progress=told)
-    with reading(console) as told:
-        found = find_advice(prepared, limits, progress=told)
-    show_problems(console, prepared.splits.problems)
-    show_advice(console, found)
-    if as_json:
-        _print_json(json.loads(found.model_dump_json()))
-    if found.recipe is None:
-        raise typer.Exit(1)
-    if out is not None:
-        write_text(out, found.recipe.to_toml())
-        console.print(
-            f"The recipe: {out}; train with graft train --recipe {out}", markup=False, soft_wrap=True
-        )
-
-
-@app.command()
-def rank(
-    data: Data = None,
-    backbones: Annotated[
-        str, typer.Option(help="Ids, with commas between: graft/resnet18-half-64,torchvision/resnet50.")
-    ] = "",
-    seed: Seed = None,
-    device: Device = None,
-    recipe: RecipeFile = None,
-    settings: Set = None,
-    as_json: Json = False,
-) -> None:
-    """Compare backbones on this data, without training any."""
-    from graft.errors import RecipeError
-
-    names = [name.strip() for name in backbones.split(",") if name.strip()]
-    if not names:
-        raise RecipeError("Name the backbones: --backbones graft/resnet18-half-64,torchvision/resnet50.")
-    asked = _recipe(recipe, settings, data, names[0], "probe", None, None, seed, None, device, None)
-    from graft.advice.ranking import in_order, rate
-    from graft.advice_tables import guidance_table, ranking_table
-    from graft.numerics import resolve_numerics
-    from graft.progress import reading
-    from graft.reuse.store import NOWHERE
-    from graft.workflow import load_backbone, open_store, read_splits
-
-    console, rated, splits = _console(stderr=as_json), [], None
-    numerics, store = resolve_numerics(asked), open_store(asked) or NOWHERE
-    for name in names:
-        loaded = load_backbone(asked.model_copy(update={"backbone": name}))
-        with reading(console) as told:
-            splits = read_splits(asked, loaded, progress=told) if splits is None else splits
-            rated.append(rate(loaded, splits, numerics, seed=asked.seed, store=store, progress=told))
-    console.print(ranking_table(rated))
-    console.print(guidance_table(rated))
-    if as_json:
-        _print_json({"ranked": [json.loads(each.model_dump_json()) for each in in_order(rated)]})
-
-
-@app.command()
-def check(
-    data: Data = None,
-    backbone: Backbone = None,
-    strategy: Strategy = None,
-    fix: Annotated[Path | None, typer.Option(help="TOML file for a recipe with the cures in it.")] = None,
-    weights: Weights = None,
-    seed: Seed = None,
-    epochs: Epochs = None,
-    device: Device = None,
-    recipe: RecipeFile = None,
-    settings: Set = None,
-    as_json: Json = False,
-) -> None:
-    """Look for the known mistakes in data and recipe: the doctor."""
-    asked = _recipe(recipe, settings, data, backbone, strategy, weights, None, seed, epochs, device, None)
-    from graft.examination import cure, examine
-    from graft.files import write_text
-    from graft.progress import reading
-    from graft.terminal import show_findings
-    from graft.workflow import prepare
-
-    console = _console(stderr=as_json)
-    with reading(console) as told:
-        prepared = prepare(asked, progress=told)
-    with reading(console) as told:
-        found = examine(prepared, progress=told)
-    show_findings(console, found)
-    if as_json:
-        _print_json({"findings": [finding.model_dump(mode="json") for finding in found]})
-    if fix is not None:
-        write_text(fix, cure(asked, found).to_toml())
-        console.print(f"The recipe with the cures: {fix}", markup=False, soft_wrap=True)
-    if any(finding.severity == "error" for finding in found):
-        raise typer.Exit(1)
-
-
-@app.command("lr")
-def find_rate(
-    data: Data = None,
-    backbone: Backbone = None,
-    strategy: Strategy = None,
-    sweep: Annotated[
-        str | None, typer.Option(help="Train shortly at each of these rates: 1e-2,1e-3,1e-4,1e-5.")
-    ] = None,
-    low: Annotated[float, typer.Option(help="The rate that the test begins with.")] = 1e-7,
-    high: Annotated[float, typer.Option(help="The rate that it ends with.")] = 1.0,
-    steps: Annotated[int, typer.Option(min=10, help="Steps of the test.")] = 100,
-    epochs: Annotated[int | None, typer.Option(help="Length of each run of a sweep; default 3.")] = None,
-    weights: Weights = None,
-    seed: Seed = None,
-    device: Device = None,
-    recipe: RecipeFile = None,
-    settings: Set = None,
-    as_json: Json = False,
-) -> None:
-    """Find a learning rate: by a range test, or by short runs (--sweep)."""
-    asked = _recipe(
-        recipe, settings, data, backbone, strategy or "full", weights, None, seed, epochs or 3, device, None
-    )
-    from graft.advice_tables import range_table, sweep_table
-    from graft.errors import RecipeError
-    from graft.lr_finder import range_test
-    from graft.lr_finder import sweep as sweep_rates
-    from graft.progress import reading
-    from graft.workflow import open_store, prepare
-
-    console = _console(stderr=as_json)
-    try:
-        rates = [float(each) for each in (sweep or "").split(",") if each.strip()]
-    except ValueError:
-        raise RecipeError(f"--sweep {sweep!r}: rates with commas between were expected.") from None
-    with reading(console) as told:
-        made = prepare(asked, progress=told)
-    with reading(console) as told:
-        store = open_store(asked)
-        if sweep is not None:
-            tried = sweep_rates(asked, made.backbone, made.splits, rates, store=store, progress=told)
-        else:
-            found = range_test(
-                made.backbone,
-                made.splits,
-                made.plan,
-                low=low,
-                high=high,
-                steps=steps,
-                store=store,
-                progress=told,
-            )
-    if sweep is not None:
-        console.print(sweep_table(tried))
-    else:
-        console.print(range_table(found))
-        for doubt in found.doubts:
-            console.print(f"No answer: {doubt}", markup=False)
-        if not found.doubts:
-            shown = ", ".join(f"{rule} {rate:.2g}" for rule, rate in found.suggestions.items())
-            console.print(f"Suggested for train.lr: {shown}", markup=False)
-    if as_json:
-        values = [json.loads(each.model_dump_json()) for each in tried] if sweep is not None else None
-        _print_json({"sweep": values} if values is not None else json.loads(found.model_dump_json()))
+for verb in (cli_advice.advise, cli_advice.rank, cli_advice.check):
+    app.command()(verb)
+app.command("lr")(cli_advice.find_rate)
 
 
 @app.command()
@@ -384,7 +209,7 @@ def predict(
         raise RecipeError(f"--format {style!r} is not table, jsonl or csv.")
     if style and as_json:
         raise RecipeError("--json prints one JSON object; leave --format out, or --json.")
-    asked = _reading_recipe(recipe, settings, device)
+    asked = reading_recipe(recipe, settings, device)
     bundle = load_bundle(run)
     if texts and not bundle.takes_text:
         raise RecipeError("--text: this bundle labels pictures; name their files.")
@@ -394,16 +219,16 @@ def predict(
         style = "jsonl" if out.suffix == ".jsonl" else "csv"
     text = found.to_jsonl() if style == "jsonl" else found.to_csv()
     if as_json:
-        _print_json({"predictions": [row.to_dict() for row in found]})
+        print_json({"predictions": [row.to_dict() for row in found]})
     if out is not None:
         write_text(out, text)
     elif style in ("csv", "jsonl"):
         sys.stdout.write(text)
     elif not as_json:
-        _console().print(prediction_table(found))
-    show_problems(_console(stderr=True), found.problems)
+        make_console().print(prediction_table(found))
+    show_problems(make_console(stderr=True), found.problems)
     if found.failed:
-        _console(stderr=True).print(f"{len(found.failed)} of {len(found)} could not be read.")
+        make_console(stderr=True).print(f"{len(found.failed)} of {len(found)} could not be read.")
         raise typer.Exit(1)
 
 
@@ -421,18 +246,18 @@ def evaluate(
     from graft.runs import Run
     from graft.terminal import metrics_tables
 
-    asked = _reading_recipe(recipe, settings, device)
+    asked = reading_recipe(recipe, settings, device)
     found = load_bundle(run).evaluate(
         data, device=asked.device, settings=asked.data, trained_on=Run(run).trained_on
     )
     metrics = found.to_dict()
     if as_json:
-        _print_json(metrics)
+        print_json(metrics)
         return
     for problem in metrics["problems"]:
-        _console(stderr=True).print(f"Data  {problem}", markup=False)
+        make_console(stderr=True).print(f"Data  {problem}", markup=False)
     for table in metrics_tables(metrics):
-        _console().print(table)
+        make_console().print(table)
 
 
 @app.command()
@@ -456,7 +281,7 @@ def embed(
 
     if (backbone is None) == (run is None):
         raise RecipeError("Name one thing to make the features: --backbone library/name, or --run RUN.")
-    asked = _reading_recipe(recipe, settings, device)
+    asked = reading_recipe(recipe, settings, device)
     # Now, and not after minutes of computing.
     if not out.parent.is_dir() or out.is_dir() or not os.access(out.parent, os.W_OK):
         raise RecipeError(f"--out {out}: a file in a folder that is there and can be written to is needed.")
@@ -470,7 +295,7 @@ def embed(
     from graft.workflow import open_store
 
     source = str(backbone) if run is None else load_bundle(run)
-    console, store = _console(stderr=True), open_store(asked)
+    console, store = make_console(stderr=True), open_store(asked)
     with reading(console) as told:
         found = embed_items(
             source, items, device=asked.device, settings=asked.data, store=store, progress=told
@@ -480,10 +305,10 @@ def embed(
     failed = [{"id": fault.id, "error": fault.reason} for fault in found.faults]
     width = found.features.shape[1]
     if as_json:
-        _print_json({"file": str(out), "items": len(found), "features": width, "failed": failed})
+        print_json({"file": str(out), "items": len(found), "features": width, "failed": failed})
     else:
         words = f"{len(found):,} items, {width} features each: {out}"
-        _console().print(words, markup=False, soft_wrap=True)
+        make_console().print(words, markup=False, soft_wrap=True)
     if failed:
         words = show([f"{row['id']}: {row['error']}" for row in failed])
         told_of = f"{len(failed)} of {len(found) + len(failed)} could not be read and were left out:{words}"
@@ -507,10 +332,10 @@ def search(
     asked = embed_queries(load_maker(found), queries, device=device or "auto")
     rows = [found.neighbours(query, top) for query in asked]
     if as_json:
-        _print_json({"queries": [{"query": q, "nearest": r} for q, r in zip(queries, rows, strict=True)]})
+        print_json({"queries": [{"query": q, "nearest": r} for q, r in zip(queries, rows, strict=True)]})
         return
     for query, nearest in zip(queries, rows, strict=True):
-        _console().print(neighbours_table(query, nearest))
+        make_console().print(neighbours_table(query, nearest))
 
 
 @app.command("merge")
@@ -523,7 +348,7 @@ def merge_adapter(
     from graft.bundle import load_bundle
 
     path = load_bundle(run, base=weights).merged().save(out)
-    _console().print(f"The whole network: {path}", markup=False, soft_wrap=True)
+    make_console().print(f"The whole network: {path}", markup=False, soft_wrap=True)
 
 
 @app.command("demo")
@@ -540,7 +365,7 @@ def run_demo(
     from graft.terminal import prediction_table, result_table
     from graft.workflow import prepare
 
-    console = _console(stderr=as_json)
+    console = make_console(stderr=as_json)
     shown = make_demo(out)
     console.print(
         f"Scanned digits of scikit-learn as a folder of pictures: {shown.pictures}\n", markup=False
@@ -558,7 +383,7 @@ def run_demo(
     advice = f"\nNow your own: graft train photos/   then: graft predict {kept} picture.jpg"
     console.print(advice, markup=False, soft_wrap=True)
     if as_json:
-        _print_json({"results": dict(rows), "bundle": str(kept)})
+        print_json({"results": dict(rows), "bundle": str(kept)})
 
 
 @app.command()
@@ -573,9 +398,9 @@ def models(
 
     found = find_models(pattern, pretrained=pretrained)
     if as_json:
-        _print_json({"models": [asdict(entry) for entry in found]})
+        print_json({"models": [asdict(entry) for entry in found]})
         return
-    _console().print(models_table(found))
+    make_console().print(models_table(found))
 
 
 @app.command()
@@ -586,9 +411,9 @@ def strategies(as_json: Json = False) -> None:
 
     found = strategy_table()
     if as_json:
-        _print_json({"strategies": found})
+        print_json({"strategies": found})
         return
-    _console().print(strategies_table(found))
+    make_console().print(strategies_table(found))
 
 
 @app.command()
@@ -604,9 +429,9 @@ def inspect(
 
     description = describe(load_backbone(backbone, weights=weights))
     if as_json:
-        _print_json(asdict(description))
+        print_json(asdict(description))
         return
-    show_description(_console(), description)
+    show_description(make_console(), description)
 
 
 @app.command("store")
@@ -621,17 +446,17 @@ def show_store(
 
     folder, uses = store_folder(), list_uses(store_folder())
     size = sum(use.bytes for use in uses)
-    console = _console(stderr=as_json)
+    console = make_console(stderr=as_json)
     if clear:
         if uses and not yes:
             typer.confirm(f"Remove {gigabytes(size)} from {folder}?", abort=True, err=True)
         freed = clear_store(folder)
         console.print(f"{gigabytes(freed)} freed in {folder}.", markup=False, soft_wrap=True)
         if as_json:
-            _print_json({"folder": str(folder), "freed": freed})
+            print_json({"folder": str(folder), "freed": freed})
         return
     if as_json:
-        _print_json({"folder": str(folder), "bytes": size, "spaces": [asdict(use) for use in uses]})
+        print_json({"folder": str(folder), "bytes": size, "spaces": [asdict(use) for use in uses]})
         return
     console.print(f"The store {folder} holds {gigabytes(size)}.", markup=False, soft_wrap=True)
     if uses:
@@ -653,55 +478,6 @@ def main() -> None:
         sys.exit(FAILED)
 
 
-def _recipe(
-    file: Path | None,
-    settings: list[str] | None,
-    data: str | None,
-    backbone: str | None,
-    strategy: str | None,
-    weights: Path | None,
-    targets: str | None,
-    seed: int | None,
-    epochs: int | None,
-    device: str | None,
-    store_limit: float | None,
-) -> Recipe:
-    from graft.errors import DataError
-    from graft.recipe import read_recipe
-    from graft.strategies import split_name
-
-    asked = read_recipe(
-        file,
-        settings or (),
-        data__path=data,
-        backbone=backbone,
-        strategy=strategy,
-        weights=None if weights is None else str(weights),
-        adapters__targets=targets,
-        seed=seed,
-        epochs=epochs,
-        device=device,
-        reuse__limit=store_limit,
-    )
-    # Before torch is imported, which takes longer than reading the answer.
-    split_name(asked.strategy)
-    if not asked.data.path:
-        raise DataError("No data was named; give a folder of class folders or a table: graft train photos/")
-    return asked
-
-
-def _reading_recipe(file: Path | None, settings: list[str] | None, device: str | None) -> Recipe:
-    """A recipe of which only the device and the way data is read matter, and nothing else is set."""
-    from graft.errors import RecipeError
-    from graft.recipe import read_recipe
-
-    asked = read_recipe(file, settings or (), device=device)
-    others = sorted(asked.model_fields_set - {"data", "device"})
-    if others:
-        raise RecipeError(f"Of no effect here: {', '.join(others)}; only data.* and device can be set.")
-    return asked
-
-
 def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) -> None:
     """Carry out a run before a person's eyes, and show what came out."""
     _show_result(_carry_out(prepared, run, console), run, console, as_json=as_json)
@@ -712,7 +488,7 @@ def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -
 
     if as_json:
         folder = str(run.folder)
-        _print_json({"run": folder, "bundle": str(bundle.path), **bundle.metrics})
+        print_json({"run": folder, "bundle": str(bundle.path), **bundle.metrics})
         return
     console.print(result_table([(bundle.plan["strategy"], bundle.metrics)]))
     for line in (*kept_lines(bundle.metrics), *finding_lines(bundle.metrics.get("findings", ()))):
@@ -729,21 +505,3 @@ def _carry_out(prepared: Prepared, run: Run, console: Console) -> Bundle:
     show_plan(console, prepared.plan)
     with showing(console) as show:
         return drain(carry_out(prepared, run), show)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    shown = sys.stderr if stderr else sys.stdout
-    width = None if shown.isatty() or "COLUMNS" in os.environ else 160  # a file has no edge to wrap at
-    return Console(stderr=stderr, highlight=False, quiet=not _speaks(), width=width)
-
-
-def _speaks() -> bool:
-    """Whether this is the only process, or the first of several."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    if _speaks():
-        print(json.dumps(values, indent=2, allow_nan=False))

@@ -170,7 +170,7 @@ def _adapts(pretrained: Depth, adapted: Depth | None) -> bool:
 
 def probe_depth(look: Look, place: int) -> Depth | None:
     """A probe at one depth; None where no item can be held out."""
-    found = look.solve(look.states[place])
+    found = look.probe(place)
     if found.loss is None or found.score is None:
         return None
     information = 1 - found.loss / uncertainty(look.targets)

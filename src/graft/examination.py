@@ -11,7 +11,7 @@ from graft.diagnosis.findings import Finding
 from graft.embedding import compute_features
 from graft.looking import Progress
 from graft.numerics import resolve_numerics
-from graft.recipe import Recipe, make_recipe
+from graft.recipe import Recipe, make_recipe, put
 from graft.reuse.store import NOWHERE
 from graft.seeds import mix
 from graft.workflow import Prepared, open_store
@@ -53,15 +53,13 @@ def cure(recipe: Recipe, findings: Iterable[Finding]) -> Recipe:
         RecipeError: the cures exclude each other.
     """
     values: dict[str, Any] = recipe.model_dump(exclude_unset=True, mode="json")
-    for finding in findings:
-        for key, value in finding.fix.items():
-            inner = values
-            *parents, last = key.split(".")
-            for parent in parents:
-                inner = inner.setdefault(parent, {})
-            inner[last] = value
-            if key == "train.lowest_lr":
-                inner.pop("layer_decay", None)
-    if values.get("strategy", "").startswith("full:"):
-        values["strategy"] = "full"  # one rate for everything is what was found
+    fixes = {key: value for finding in findings for key, value in finding.fix.items()}
+    for key, value in fixes.items():
+        put(values, key, value)
+    if fixes.keys() & {"train.lr", "train.lowest_lr"}:  # which say what these would say
+        values["train"].pop("rates", None)
+        if values.get("strategy", "").startswith("full:"):
+            values["strategy"] = "full"
+    if "train.lowest_lr" in fixes:
+        values["train"].pop("layer_decay", None)
     return make_recipe(values)

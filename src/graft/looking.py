@@ -66,6 +66,8 @@ class Look:
     passes: Passes
     depths: int = DEPTHS
     """The most depths that are looked at."""
+    solved: dict[int, Solution] = field(default_factory=dict)
+    """Probes by depth, as they were asked for."""
 
     @property
     def inputs(self) -> Inputs:
@@ -104,6 +106,13 @@ class Look:
     def names(self) -> list[str]:
         """The stage after which each of them is."""
         return [name for name, _ in _depths(self.backbone.stages, self.depths)]
+
+    def probe(self, place: int) -> Solution:
+        """The probe at one depth, solved once."""
+        place %= len(self.states)
+        if place not in self.solved:
+            self.solved[place] = self.solve(self.states[place])
+        return self.solved[place]
 
     def solve(self, states: Tensor) -> Solution:
         """A probe on states [N, D], out of fold, as every depth is probed."""

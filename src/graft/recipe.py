@@ -244,10 +244,10 @@ def read_recipe(
         key, equals, text = setting.partition("=")
         if not equals:
             raise RecipeError(f"--set {setting!r} is not of the form key=value, as in train.lr=1e-4.")
-        _put(values, key.strip(), _parse(text.strip()))
+        put(values, key.strip(), _parse(text.strip()))
     for name, value in options.items():
         if value is not None:
-            _put(values, name.replace("__", "."), value)
+            put(values, name.replace("__", "."), value)
     return make_recipe(values)
 
 
@@ -310,7 +310,8 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """``value`` under a key with dots; raises RecipeError where a part of it holds a single value."""
     *parents, last = key.split(".")
     for name in parents:
         inner = values.setdefault(name, {})

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graft import records
 from graft.averaging import average, interpolate
-from graft.calibration import calibrate, fit_temperature
+from graft.calibration import ROUGH, calibrate, fit_temperature
 from graft.data.inputs import Inputs
 from graft.errors import TrainingError
 from graft.inference import Rows, forward_batches
@@ -193,7 +193,7 @@ def _judged(run: State, logits: Tensor, targets: Tensor) -> Tensor:
     task = run.splits.task
     fits = any(isinstance(phase, Calibrate) for phase in run.plan.phases)
     if fits and bool(torch.isfinite(logits).all()):
-        logits = logits.double() / fit_temperature(task, logits, targets)
+        logits = logits.double() / fit_temperature(task, logits, targets, rounds=ROUGH)
     return task.losses(logits, targets).double()
 
 

@@ -66,18 +66,18 @@ class AdapterSet:
         self.tuner = inject(self.trunk, settings, adapters.targets, name, tuner=self.tuner)
         self.trunk.eval().requires_grad_(False)
         self._fill(name, parts)
-        self.bundle(name)
-        prove(self.bundles[name].model, parts)
+        try:
+            prove(self.bundle(name).model, parts)
+        except BundleError:
+            self._forget(name)
+            raise
 
     def remove(self, name: str) -> None:
         """Forget an adapter; raises BundleError where there is none of this name."""
         self._check_known(name)
         if len(self.bundles) == 1:
             raise BundleError(f"{name!r} is the only adapter, so it cannot be removed.")
-        self._rest()
-        del self.bundles[name], self.moved[name]
-        self.tuner.set_adapter(next(iter(self.bundles)))  # the one that goes must not be in use
-        self.tuner.delete_adapter(name)
+        self._forget(name)
 
     def combine(self, name: str, shares: Mapping[str, float]) -> None:
         """A new adapter that adds what others do, each times its share; the heads are blended alike.
@@ -119,6 +119,8 @@ class AdapterSet:
     def bundle(self, adapter: str) -> Bundle:
         """The adapter as a bundle to predict and evaluate with, until another one is asked for.
 
+        To save it, save what its ``merged()`` gives.
+
         Raises:
             BundleError: there is no adapter of this name.
         """
@@ -151,6 +153,12 @@ class AdapterSet:
         own_head.load_state_dict(head)
         self.moved[name] = moved
         self.bundles[name] = replace(parts.stored, model=Model(self.trunk, own_head.eval()))
+
+    def _forget(self, name: str) -> None:
+        self._rest()
+        del self.bundles[name], self.moved[name]
+        self.tuner.set_adapter(next(iter(self.bundles), []))  # the one that goes must not be in use
+        self.tuner.delete_adapter(name)
 
     def _rest(self) -> None:
         """The backbone's own values, where an adapter brought others."""

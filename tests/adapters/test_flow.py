@@ -288,3 +288,37 @@ def test_recomputed_activations_train_the_same_adapters(tmp_path: Path) -> None:
     assert learnt and any(both[0][key].abs().sum() > 0 for key in learnt)
     for key, value in both[0].items():
         torch.testing.assert_close(both[1][key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_an_adapter_in_memory_is_saved_merged_and_not_by_itself(
+    two: dict[str, Path], tmp_path: Path
+) -> None:
+    found = graft.open_adapters(two)
+    found.combine("both", {"a": 0.5, "b": 0.5})
+    for name in ("a", "both"):
+        bundle = found.bundle(name)
+        expected = probabilities(bundle)
+        with pytest.raises(BundleError, match=r"what can be saved is \.merged\(\)"):
+            bundle.save(tmp_path / f"{name}-itself")
+        assert not (tmp_path / f"{name}-itself").exists()
+        bundle.merged().save(tmp_path / name)
+        whole = graft.load_bundle(tmp_path / name)
+        np.testing.assert_allclose(probabilities(whole), expected, atol=1e-5)
+
+
+def test_an_adapter_that_does_not_compute_what_it_did_is_not_kept(
+    two: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = graft.open_adapters({"a": two["a"]})
+    alone = probabilities(found.bundle("a"))
+
+    def refuse(*_: Any) -> None:
+        raise BundleError("it computes something else")
+
+    monkeypatch.setattr("graft.swapping.prove", refuse)
+    with pytest.raises(BundleError, match="something else"):
+        found.add("b", two["b"])
+    assert found.names == ("a",)
+    np.testing.assert_allclose(probabilities(found.bundle("a")), alone, atol=0)
+    with pytest.raises(BundleError, match="something else"):
+        graft.open_adapters({"b": two["b"]})

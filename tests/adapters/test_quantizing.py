@@ -67,7 +67,7 @@ def test_the_library_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     from graft.adapters import check_adapters
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("graft.numerics.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("graft.adapters.resolve_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr("graft.adapters.find_spec", lambda _: None)
     recipe = read_recipe(strategy="lora", adapters__quantize="4bit")
     backbone = load_backbone("graft/resnet18-half-64")

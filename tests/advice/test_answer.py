@@ -13,9 +13,11 @@ import pytest
 import graft
 from graft.advice.answer import Advice, Limits, advise, recipe_of
 from graft.advice.ranking import guidance, in_order, rate, weighted_tau
+from graft.advice.survey import survey_data
 from graft.backbones.contract import Backbone
 from graft.errors import DataError
 from graft.numerics import Numerics
+from graft.plan import make_plan
 from graft.recipe import make_recipe, read_recipe
 from graft.workflow import prepare
 from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
@@ -156,3 +158,23 @@ def test_backbones_are_ranked_by_what_they_know() -> None:
 def test_agreement_of_rankings() -> None:
     assert weighted_tau([3, 2, 1], [0.9, 0.5, 0.1]) == pytest.approx(1)
     assert weighted_tau([1, 2, 3], [0.9, 0.5, 0.1]) == pytest.approx(-1)
+
+
+def test_a_lighter_recipe_validates_on_what_the_first_one_would() -> None:
+    prepared = prepare(read_recipe(**ASKED), data=coloured())
+    lighter = prepared.recipe.model_copy(update={"strategy": "partial:1"})
+    plan = make_plan(lighter, prepared.backbone, prepared.splits)
+    again = prepare(recipe_of(plan, prepared.recipe), data=coloured()).plan
+    assert again.data == plan.data and again.strategy == "partial:1"
+
+
+def test_the_top_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graft.looking import Look
+
+    seen: list[int] = []
+    solve = Look.solve
+    monkeypatch.setattr(Look, "solve", lambda self, states: seen.append(1) or solve(self, states))
+    prepared = prepare(read_recipe(**ASKED), data=coloured())
+    seen.clear()
+    survey_data(prepared.backbone, prepared.splits, CPU, prepared.evidence)
+    assert len(seen) == len(prepared.backbone.stages)

@@ -113,3 +113,12 @@ def test_findings_come_with_the_gravest_first() -> None:
     found = examine(prepare(recipe, data=data(20)))
     order = [("error", "warning", "note").index(each.severity) for each in found]
     assert order == sorted(order) and found[0].severity == "error"
+
+
+def test_a_healthy_rate_is_left_and_a_table_of_high_ones_goes() -> None:
+    before, recipe = cured(strategy="full:1e-4", epochs=25, train__augmentation="none")
+    assert before == ["recipe.no-augmentation"] and recipe.strategy == "full:1e-4"
+    rates = {"head": 1e-3, "*": 0.1}
+    before, recipe = cured(strategy="full", epochs=25, train__rates=rates)
+    assert "recipe.high-rate" in before
+    assert recipe.train.rates is None and recipe.train.lr == pytest.approx(2e-4)

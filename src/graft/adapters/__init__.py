@@ -1,51 +1,25 @@
 """Low-rank adapters: a small share of parameters that trains in place of a whole network.
 
-``adapt`` puts them into a backbone, ``check_adapters`` refuses what cannot be done. The layers themselves
-are peft's, which is imported only when a network is adapted.
+``adapt`` puts them into a backbone, ``merge`` adds what they learnt to the weights,
+``check_adapters`` refuses what cannot be done. The layers themselves are peft's, which is imported only
+when a network is adapted.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from graft.adapters.injection import adapt, merge
+from graft.adapters.quantizing import quantize
 from graft.backbones.contract import Adapters, Backbone, Target
 from graft.errors import RecipeError
+from graft.numerics import resolve_device
 from graft.recipe import Recipe
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from torch import nn
-
-    from graft.recipe import AdapterSettings
-
 __all__ = ["Adapters", "Target", "adapt", "check_adapters", "merge", "quantize"]
-
-
-def adapt(
-    backbone: Backbone, settings: AdapterSettings, stages: Collection[str], *, seed: int = 0
-) -> Backbone:
-    """The backbone with adapters in ``stages``; see :func:`graft.adapters.injection.adapt`."""
-    from graft.adapters.injection import adapt as put_in
-
-    return put_in(backbone, settings, stages, seed=seed)
-
-
-def merge(trunk: nn.Module) -> None:
-    """Add what adapters learnt to the weights, in place; see :func:`graft.adapters.injection.merge`."""
-    from graft.adapters.injection import merge as put_together
-
-    put_together(trunk)
-
-
-def quantize(trunk: nn.Module) -> None:
-    """Frozen weights of adapted layers in 4 bits, in place; see :mod:`graft.adapters.quantizing`."""
-    from graft.adapters.quantizing import quantize as put_in_four_bits
-
-    put_in_four_bits(trunk)
 
 
 def check_adapters(recipe: Recipe, backbone: Backbone, *, adapts: bool) -> None:
@@ -67,8 +41,6 @@ def check_adapters(recipe: Recipe, backbone: Backbone, *, adapts: bool) -> None:
         )
     if asked.quantize == "none":
         return
-    from graft.numerics import resolve_device
-
     if resolve_device(recipe.device).type != "cuda" or not torch.cuda.is_available():
         raise RecipeError(
             "adapters.quantize = '4bit' needs a CUDA device, and none is used here; leave it out (adapters "

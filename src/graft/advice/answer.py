@@ -130,6 +130,8 @@ def recipe_of(plan: Plan, recipe: Recipe) -> Recipe:
     values: dict[str, Any] = recipe.model_dump(exclude_unset=True, mode="json")
     phases = [phase for phase in plan.phases if isinstance(phase, Solve | Phase)]
     trained = [phase for phase in phases if isinstance(phase, Phase)]
+    if trained:  # else nothing looks at it
+        values.setdefault("data", {}).setdefault("validation", "auto")
     if plan.strategy != "auto":
         values["strategy"] = plan.strategy
         return make_recipe(values)
@@ -143,7 +145,6 @@ def recipe_of(plan: Plan, recipe: Recipe) -> Recipe:
         return make_recipe(values)
     main = trained[-1].train
     values["strategy"] = "two-phase"
-    values.setdefault("data", {}).setdefault("validation", "auto")
     values.setdefault("epochs", main.epochs)
     drawn = [phase.train for phase in trained if phase.train.objective == "contrast"]
     # After a contrast the rate is two-phase's own, and one that is named would be the contrast's as well.
@@ -257,7 +258,7 @@ def _expected(evidence: Evidence | None, seen: Survey | None, strategy: str) -> 
     trial = evidence.trial if evidence is not None else None
     if trial is not None and trial.trained is not None and strategy != "probe":
         high = max(high, trial.trained)
-    if seen.forecast is not None:
+    if seen.curve:
         high = max(high, seen.curve[-1].accuracy)
 
     def error(share: float) -> float:

@@ -27,8 +27,6 @@ from graft.options import Frozen
 from graft.reuse.store import NOWHERE, Store
 from graft.seeds import mix
 
-Needs = ("accuracy", "speed", "size")
-
 
 class Rated(Frozen):
     """One backbone beside the data. ``score``: what it is ranked by, the highest first.

@@ -117,7 +117,7 @@ def survey_data(
     several = splits.task.multi_label
     features, targets = seen.states[-1], seen.targets
     values = features.double().numpy()
-    curve = () if several else learning_curve(features, seen)
+    curve = () if several else learning_curve(seen)
     return Survey(
         items=len(items),
         depths=tuple(found for found in probed if found is not None),
@@ -129,7 +129,7 @@ def survey_data(
         confidence=_confidence(backbone, features),
         curve=curve,
         forecast=_forecast(curve),
-        confusions=() if several else _confusions(features, seen),
+        confusions=() if several else _confusions(seen),
     )
 
 
@@ -150,14 +150,14 @@ def statistics_shift(before: torch.nn.Module, after: torch.nn.Module) -> float:
     return float(np.mean(moved))
 
 
-def learning_curve(features: Tensor, seen: Look) -> tuple[CurvePoint, ...]:
+def learning_curve(seen: Look) -> tuple[CurvePoint, ...]:
     """Probes on shares of the labels, all on the same held-out fifth of the items."""
-    targets, classes = seen.targets, seen.task.classes
+    features, targets, classes = seen.states[-1], seen.targets, seen.task.classes
     fold_of = assign_folds(targets, 5, seed=seen.seed, groups=seen.items.digests)
     held, rest = np.flatnonzero(fold_of == 0), np.flatnonzero(fold_of != 0)
     if not len(held):
         return ()
-    strength = seen.solve(features).strength
+    strength = seen.probe(-1).strength
     points = []
     for share in SHARES:
         found, count = [], max(2, round(share * len(rest)))
@@ -195,14 +195,14 @@ def _confidence(backbone: Backbone, features: Tensor) -> float | None:
     return float((features @ weight.T + bias).softmax(1).amax(1).mean())
 
 
-def _confusions(features: Tensor, seen: Look) -> tuple[Confusion, ...]:
+def _confusions(seen: Look) -> tuple[Confusion, ...]:
     """The pairs of classes that a probe takes for each other most often, out of fold."""
     targets, task = seen.targets, seen.task
     held, (logits,) = held_out_logits(
-        [features],
+        [seen.states[-1]],
         targets,
         task.classes,
-        strength=seen.solve(features).strength,
+        strength=seen.probe(-1).strength,
         seed=seen.seed,
         groups=seen.items.digests,
     )

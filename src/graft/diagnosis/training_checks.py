@@ -24,7 +24,6 @@ class _Course:
     """What one phase told: losses by step with their rates, and what each epoch validated."""
 
     number: int
-    name: str = ""
     steps: list[tuple[float, float]] = field(default_factory=list)
     train: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -37,9 +36,7 @@ def read_course(records: Iterable[dict[str, Any]], validated: int = 0) -> tuple[
     for record in records:
         course = courses.setdefault(record["phase"], _Course(record["phase"] + 1))
         kind = record["record"]
-        if kind == "started":
-            course.name = record["name"]
-        elif kind == "stepped":
+        if kind == "stepped":
             course.steps.append((record["loss"], record["rate"]))
         elif kind == "validated":
             if record.get("train_loss") is not None:

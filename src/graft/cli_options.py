@@ -1,0 +1,127 @@
+"""What verbs share: options, the recipe that they come to, and where they write.
+
+Heavy imports wait until a verb needs them, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graft.recipe import Recipe
+
+Out = Annotated[Path | None, typer.Option(help="Folder of the run; default: a new one in runs/.")]
+Seed = Annotated[int | None, typer.Option(help="Everything random is a function of this number.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Epochs = Annotated[int | None, typer.Option(help="Length of the main phase.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A TOML file with recipe keys.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Any recipe key: --set train.lr=1e-4.")]
+DataSet = Annotated[
+    list[str] | None, typer.Option("--set", help="How data is read: --set data.label=species.")
+]
+Backbone = Annotated[
+    str | None, typer.Option("--backbone", "-b", help="library/name[:weights]; see graft models.")
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option("--strategy", "-s", help="auto (default), probe, full, gradual …: see graft strategies."),
+]
+Weights = Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")]
+Targets = Annotated[
+    str | None,
+    typer.Option(help="Of lora: which layers get an adapter: all, attention, or a regular expression."),
+]
+StoreLimit = Annotated[
+    float | None,
+    typer.Option(metavar="GB", help="Most that the store of what frozen stages made may take on disk."),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a bundle's.")]
+Data = Annotated[
+    str | None,
+    typer.Argument(metavar="DATA", help="Folder of class folders, or a table of paths or texts."),
+]
+
+
+def asked_recipe(
+    file: Path | None,
+    settings: list[str] | None,
+    data: str | None,
+    *,
+    backbone: str | None = None,
+    strategy: str | None = None,
+    weights: Path | None = None,
+    targets: str | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    device: str | None = None,
+    store_limit: float | None = None,
+) -> Recipe:
+    """What a person asked for: a file, then settings, then options.
+
+    Raises:
+        DataError: no data was named.
+        RecipeError: as :func:`graft.recipe.read_recipe`.
+    """
+    from graft.errors import DataError
+    from graft.recipe import read_recipe
+    from graft.strategies import split_name
+
+    asked = read_recipe(
+        file,
+        settings or (),
+        data__path=data,
+        backbone=backbone,
+        strategy=strategy,
+        weights=None if weights is None else str(weights),
+        adapters__targets=targets,
+        seed=seed,
+        epochs=epochs,
+        device=device,
+        reuse__limit=store_limit,
+    )
+    # Before torch is imported, which takes longer than reading the answer.
+    split_name(asked.strategy)
+    if not asked.data.path:
+        raise DataError("No data was named; give a folder of class folders or a table: graft train photos/")
+    return asked
+
+
+def reading_recipe(file: Path | None, settings: list[str] | None, device: str | None) -> Recipe:
+    """A recipe of which only the device and the way data is read matter, and nothing else is set."""
+    from graft.errors import RecipeError
+    from graft.recipe import read_recipe
+
+    asked = read_recipe(file, settings or (), device=device)
+    others = sorted(asked.model_fields_set - {"data", "device"})
+    if others:
+        raise RecipeError(f"Of no effect here: {', '.join(others)}; only data.* and device can be set.")
+    return asked
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Where a verb writes; silent in all processes but the first."""
+    from rich.console import Console
+
+    shown = sys.stderr if stderr else sys.stdout
+    width = None if shown.isatty() or "COLUMNS" in os.environ else 160  # a file has no edge to wrap at
+    return Console(stderr=stderr, highlight=False, quiet=not speaks(), width=width)
+
+
+def speaks() -> bool:
+    """Whether this is the only process, or the first of several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One object on standard output."""
+    if speaks():
+        print(json.dumps(values, indent=2, allow_nan=False))
