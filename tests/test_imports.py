@@ -62,7 +62,7 @@ OWNERS = {
     "tokenizers": {"backbones/tokenizer.py", "data/texts.py"},
     "transformers": {"backbones/tokenizer.py", "backbones/transformers.py"},
     "scipy": {"advice/ranking.py", "advice/scores.py"},
-    "sklearn": {"advice/scores.py", "demo.py"},
+    "sklearn": {"diagnosis/from_nothing.py", "advice/scores.py", "demo.py"},
     "tifffile": {"data/bands.py"},
     "PIL": {"data/image.py", "data/items.py", "demo.py", "diagnosis/data_checks.py"},
     "rich": {

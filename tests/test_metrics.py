@@ -19,6 +19,7 @@ from graft.metrics import (
     best_threshold,
     calibration_error,
     cross_entropies,
+    effective_rank,
     score_label_logits,
     score_logits,
 )
@@ -47,6 +48,23 @@ def test_all_metrics_agree_with_scikit_learn(seed: int, n: int) -> None:
         assert (entry.precision, entry.recall, entry.f1, entry.n) == pytest.approx(
             tuple(column[index] for column in table)
         )
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 30), width=st.integers(1, 30))
+def test_the_effective_rank_lies_between_one_and_the_rank(seed: int, n: int, width: int) -> None:
+    rows = np.random.default_rng(seed).normal(size=(n, width)) + 7
+    found = effective_rank(rows)
+    assert 1 - 1e-6 <= found <= min(n - 1, width) + 1e-6
+    assert effective_rank(5 * rows) == pytest.approx(found)
+    lengths = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
+    shares = lengths[lengths > 1e-9] / lengths.sum()
+    assert found == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-4)
+
+
+def test_the_effective_rank_of_what_is_alike_or_broken() -> None:
+    assert effective_rank(np.full((4, 3), 2.0)) == effective_rank(np.zeros((4, 3))) == 0
+    assert effective_rank(np.eye(4)) == pytest.approx(3)
+    assert np.isnan(effective_rank(np.array([[1.0, np.nan], [2.0, 3.0]])))
 
 
 def test_huge_logits_give_finite_losses() -> None:

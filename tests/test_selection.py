@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -257,10 +258,10 @@ def test_a_blend_wins_where_the_end_went_too_far(splits: Splits, monkeypatch: py
 
 def test_the_greedy_average_is_never_worse_than_the_best(splits: Splits) -> None:
     averaged = False
-    for augmentation in ("light", "aggressive"):
+    for rate, augmentation in product((0.3, 0.1, 0.03), ("light", "aggressive")):
         _, trained, stood = run_to_the_end(
             splits,
-            train__lr=0.3,
+            train__lr=rate,
             train__schedule="constant",
             train__augmentation=augmentation,
             train__batch_size=4,

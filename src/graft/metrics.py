@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 
+ALIKE = 1e-8  # rows that vary by less than this share of their square tell nothing apart
 BINS = 15  # of the calibration error, as Guo et al. (2017) have it
 
 
@@ -250,6 +251,24 @@ def _cuts(
     last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
     right = np.cumsum(truth[order].astype(np.int64))[last]
     return right, last + 1, ranked[last]
+
+
+def effective_rank(features: Floats) -> float:
+    """How many directions the rows [N, D] spread in: the exponential of the entropy of their shares.
+
+    Shares are the singular values of the centred rows by their sum (Roy and Vetterli, 2007). 0 where the
+    rows are all alike; nan where one is not finite.
+    """
+    wide = features.astype(np.float64)
+    if not np.isfinite(wide).all():
+        return math.nan
+    centred = wide - wide.mean(axis=0)
+    if not (centred**2).sum() > ALIKE * (wide**2).sum():
+        return 0.0
+    squares = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+    lengths = np.sqrt(np.linalg.eigvalsh(squares).clip(0))
+    shares = lengths[lengths > 0] / lengths.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def confusion_table(targets: Integers, decisions: Integers, classes: int) -> NDArray[np.int64]:

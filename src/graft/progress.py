@@ -57,6 +57,8 @@ class _Bars:
             self.bars.update(self.task, total=record.total, completed=record.done)
         elif isinstance(record, records.Stepped):
             self.bars.update(self.task, advance=1)
+        elif isinstance(record, records.Found):
+            self.bars.console.print(f"[yellow]Doctor[/]  {record.id}: {escape(record.measured)}")
         elif isinstance(record, records.Finished):
             task = self.bars.tasks[self.task]
             self.bars.update(self.task, total=task.completed)

@@ -60,13 +60,15 @@ class Solved(Record):
 class Stepped(Record):
     """One optimiser step: ``step`` counts from 1 within the phase; ``loss`` is the batch's, in nats.
 
-    ``rate`` is the head's learning rate in this step.
+    ``rate`` is the head's learning rate in this step. ``idle``: stages that train and were given no
+    gradient by this batch.
     """
 
     epoch: int
     step: int
     loss: float
     rate: float
+    idle: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Validated(Record):
     """The model met the validation data after ``epoch`` epochs (0: at the start of the phase).
 
     ``train_loss`` is the mean over the epoch's steps, None at epoch 0; ``loss`` and ``accuracy`` are
-    None without validation data. ``best``: these weights are the ones kept so far.
+    None without validation data. ``best``: these weights are the ones kept so far. ``rank``: how many
+    directions the features of validation items spread in (:func:`graft.metrics.effective_rank`).
     """
 
     epoch: int
@@ -83,6 +86,18 @@ class Validated(Record):
     accuracy: float | None
     best: bool
     train_loss: float | None
+    rank: float | None = None
+
+
+@dataclass(frozen=True)
+class Found(Record):
+    """The doctor met a known mistake in the course of training (see :mod:`graft.diagnosis`); told once."""
+
+    id: str
+    severity: str
+    measured: str
+    why: str
+    cure: str
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,21 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from graft.checkpoint import Checkpoints, reason_of
 from graft.data.items import Splits, label_of
+from graft.diagnosis.findings import Finding
+from graft.diagnosis.training_checks import Watch
 from graft.errors import RunError, TrainingError
 from graft.evidence import Evidence
 from graft.files import read_json, write_json, write_text
 from graft.numerics import is_main
 from graft.plan import VERSION, Phase, Plan
 from graft.recipe import Recipe, make_recipe
-from graft.records import Record
+from graft.records import Found, Record
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -65,6 +68,17 @@ class Run:
         if not self.log.is_file():
             return []
         return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line]
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What the doctor found in the course of training, as plain values."""
+        found = [values for values in self.read_log() if values["record"] == "found"]
+        return [{key: value for key, value in values.items() if key != "record"} for values in found]
+
+    def add_finding(self, finding: Finding, phase: int) -> None:
+        """Keep what was found after training; a run that goes on once more would find it again."""
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(_line(tell(finding, phase).to_dict()))
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -291,28 +305,42 @@ def point_latest(run: Run) -> None:
 
 
 class Log:
-    """The run's records as JSON lines, and as TensorBoard events where that is installed."""
+    """The run's records as JSON lines, and as TensorBoard events where that is installed.
 
-    def __init__(self, run: Run, records: int, steps_before: Sequence[int] = (0,)) -> None:
-        """Go on after the first ``records`` lines; later ones are of steps that will run again.
+    What the doctor finds in them stands below the record that showed it.
+    """
+
+    def __init__(
+        self, run: Run, records: int, steps_before: Sequence[int] = (0,), watch: Watch | None = None
+    ) -> None:
+        """Go on after the first ``records`` records of training; later ones are of steps that run again.
 
         ``steps_before``: for each phase, the steps of the phases before it (:func:`count_before`).
         """
-        kept = _first_lines(run.log, records)
-        write_text(run.log, "".join(kept))
+        self._watch = watch or Watch()
+        kept = _first_records(run.log, records)
+        lines = [line for values in kept for line in (values, *self._seen(values))]
+        write_text(run.log, "".join(map(_line, lines)))
         self._file: IO[str] = run.log.open("a", encoding="utf-8")
         self._steps_before = steps_before
-        done = [self._place(values) for values in map(json.loads, kept) if "step" in values]
+        done = [self._place(values) for values in kept if "step" in values]
         self._board = _tensorboard(run.folder / "tensorboard", max(done) + 1 if done else None)
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Record) -> tuple[Found, ...]:
+        """Keep a record; what the doctor sees in it is kept as well, and returned."""
         if not record.logged:
-            return
+            return ()
         values = {key: _plain(value) for key, value in record.to_dict().items()}
-        self._file.write(json.dumps(values) + "\n")
+        seen = self._watch.see(values)
+        told = tuple(tell(finding, record.phase) for finding in seen)
+        self._file.write("".join(map(_line, (values, *(each.to_dict() for each in told)))))
         self._file.flush()
         if self._board is not None and "step" in values:
             _log_scalars(self._board, values, self._place(values))
+        return told
+
+    def _seen(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        return [tell(finding, values["phase"]).to_dict() for finding in self._watch.see(values)]
 
     def _place(self, values: dict[str, Any]) -> int:
         """Steps done in the whole run, which is where TensorBoard draws a record."""
@@ -329,12 +357,23 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _first_lines(path: Path, count: int) -> list[str]:
+def tell(finding: Finding, phase: int) -> Found:
+    """The record of a finding that was met in a phase."""
+    return Found(phase, finding.id, finding.severity, finding.measured, finding.why, finding.cure)
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(values) + "\n"
+
+
+def _first_records(path: Path, count: int) -> list[dict[str, Any]]:
+    """The first records of training in a log, as plain values; findings are not counted, nor returned."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as file:
-        lines = [line for _, line in zip(range(count), file, strict=False)]
-    return [line for line in lines if line.endswith("\n")]  # a power cut may tear the last one
+        whole = (line for line in file if line.endswith("\n"))  # a power cut may tear the last one
+        records = (values for values in map(json.loads, whole) if values["record"] != "found")
+        return list(islice(records, count))
 
 
 def count_before(plan: Plan) -> list[int]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graft import records
 from graft.averaging import average, interpolate
@@ -20,11 +21,14 @@ from graft.data.inputs import Inputs
 from graft.errors import TrainingError
 from graft.inference import Rows, forward_batches
 from graft.leaders import Weights
+from graft.metrics import effective_rank
 from graft.plan import Phase, Plan
 from graft.records import Record
 from graft.reuse.states import States
 from graft.state import State
 from graft.steps import Calibrate, Select
+
+LOOKED_AT = 512  # validation items whose features tell how many directions they spread in
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def validate(run: State, phase: Phase, val: Inputs | States | None) -> Record:
     run.engine.share_buffers(run.model)
     first = not position.validated
     epoch = position.epoch if first else position.epoch + 1
-    scores, better = _scores(run, val), True
+    with _seeing_features(run.model.head) as features:
+        scores, better = _scores(run, val), True
     if scores is not None:
         loss, accuracy, judged = scores
         by_loss = phase.train.select == "loss" or not math.isfinite(accuracy)
@@ -83,7 +88,24 @@ def validate(run: State, phase: Phase, val: Inputs | States | None) -> Record:
         accuracy=scores[1] if scores else None,
         best=better,
         train_loss=None if first or not position.step else position.loss_sum / position.step,
+        rank=effective_rank(torch.cat(features).numpy()) if features else None,
     )
+
+
+@contextmanager
+def _seeing_features(head: nn.Module) -> Iterator[list[Tensor]]:
+    """The features [B, D] that the head is given in the meantime, of the first items, on the CPU."""
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if sum(map(len, seen)) < LOOKED_AT:
+            seen.append(given[0].detach().float().cpu())
+
+    hook = head.register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def settle(run: State, phase: Phase) -> tuple[int | None, str]:

@@ -34,6 +34,7 @@ from graft.steps import Train
 from graft.stochastic_depth import set_drop_path
 from graft.surgery import set_training_mode, undecayed
 
+IDLE = 1e-9  # a stage whose gradient is so small a share of the whole one's learns nothing
 _STATE_KEYS = {
     "adamw": {"step", "exp_avg", "exp_avg_sq"},
     "adam": {"step", "exp_avg", "exp_avg_sq"},
@@ -46,7 +47,8 @@ class Stepper:
     """What a phase steps with: the wrapped network, its optimiser, and what the loss and pulls need.
 
     ``weights``: of the classes in the loss, [C], or None. ``anchors``: pairs of a parameter and the
-    pretrained value that it is pulled to, with the place of its optimiser group.
+    pretrained value that it is pulled to, with the place of its optimiser group. ``stages``: what trains,
+    by stage.
     """
 
     run: State
@@ -55,11 +57,14 @@ class Stepper:
     optimizer: torch.optim.Optimizer
     weights: Tensor | None
     anchors: list[tuple[int, Tensor, Tensor]]
+    stages: dict[str, list[nn.Parameter]]
 
     def step(
         self, batch: list[int], tensors: Tensor, targets: Tensor, *, factor: float | None = None
-    ) -> float:
-        """One step on this process's part [B, …] of ``batch``; returns the whole batch's mean loss.
+    ) -> tuple[float, tuple[str, ...]]:
+        """One step on this process's part [B, …] of ``batch``.
+
+        Returns the whole batch's mean loss, and the stages that were given no gradient.
 
         ``factor``: of the planned rates, in place of what the schedule says.
 
@@ -72,15 +77,27 @@ class Stepper:
         with seeded(mix(run.plan.seed, run.position.phase, number, run.engine.rank), run.engine.device):
             loss = self._backward(batch, tensors, targets)
         self._refuse_nonfinite(loss, "loss", batch)
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(trained, train.clip or math.inf))
+        norms = self._gradient_norms()
+        norm = math.hypot(*norms.values())
         self._refuse_nonfinite(norm, "gradient norm", batch)
+        if train.clip and norm > train.clip:
+            trained = [parameter for parameters in self.stages.values() for parameter in parameters]
+            nn.utils.clip_grads_with_norm_(trained, train.clip, torch.tensor(norm))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._pull()
         if train.ema:
             update_average(run.average, run.moving_values(), train.ema, number + 1)
-        return loss
+        return loss, tuple(stage for stage, own in norms.items() if own <= IDLE * norm)
+
+    def _gradient_norms(self) -> dict[str, float]:
+        """The length of each stage's gradient; one look at the device for all of them."""
+        norms = [
+            nn.utils.get_total_norm([each.grad for each in own if each.grad is not None])
+            for own in self.stages.values()
+        ]
+        found = torch.stack([norm.to(self.run.engine.device) for norm in norms]).tolist()
+        return dict(zip(self.stages, found, strict=True))
 
     def _set_rates(self, number: int, factor: float | None = None) -> None:
         train, steps, warmup = self.phase.train, self.phase.steps, self.phase.warmup_steps
@@ -175,7 +192,15 @@ def stepper_for(run: State, phase: Phase) -> Iterator[Stepper]:
     # Frozen before it is wrapped: processes exchange the gradients of what trains, and of nothing else.
     network = run.engine.wrap(run.model)
     optimizer = run.optimizer = _make_optimizer(run, phase)
-    stepper = Stepper(run, phase, network, optimizer, _class_weights(run, phase), _anchors(run, phase))
+    stepper = Stepper(
+        run,
+        phase,
+        network,
+        optimizer,
+        _class_weights(run, phase),
+        _anchors(run, phase),
+        _by_stage(run, phase),
+    )
     trunk, numerics = run.model.trunk, run.plan.numerics
     recomputes = numerics.recompute and bool(phase.train.stages)
     with recomputing(trunk) if recomputes else nullcontext():
@@ -213,6 +238,16 @@ def _new_optimizer(name: str, groups: list[dict[str, Any]], *, fused: bool) -> t
     if name == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=fused)
     return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups, fused=fused)
+
+
+def _by_stage(run: State, phase: Phase) -> dict[str, list[nn.Parameter]]:
+    """The parameters that train, of each stage and of the head."""
+    owners = {f"trunk.{name}": stage.name for stage in run.backbone.stages for name in stage.parameters}
+    parameters = dict(run.model.named_parameters())
+    found: dict[str, list[nn.Parameter]] = {}
+    for name in (name for group in phase.groups for name in group.parameters):
+        found.setdefault(owners.get(name, "head"), []).append(parameters[name])
+    return found
 
 
 def _class_weights(run: State, phase: Phase) -> Tensor | None:

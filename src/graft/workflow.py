@@ -31,7 +31,9 @@ from graft.data.items import Splits
 from graft.data.scan import Progress
 from graft.data.statistics import prepare_for
 from graft.data.texts import list_cut
-from graft.diagnosis.training_checks import read_course
+from graft.diagnosis.findings import Finding
+from graft.diagnosis.from_nothing import check_worth
+from graft.diagnosis.training_checks import Watch
 from graft.engine import seeded, start_engine
 from graft.errors import Interrupted, RecipeError, RunError, TrainingError
 from graft.evidence import LOOKS, Evidence, measure_evidence
@@ -39,7 +41,7 @@ from graft.files import write_json
 from graft.forward_trial import Choice, choose_forward
 from graft.inference import forward_all
 from graft.numerics import Forward, is_main, resolve_device, resolve_numerics, world_size
-from graft.plan import Plan, check, describe_network, make_ask, make_plan, needs_validation
+from graft.plan import Phase, Plan, check, describe_network, make_ask, make_plan, needs_validation
 from graft.progress import reading, showing
 from graft.rate_trial import try_rates
 from graft.recipe import Recipe, read_recipe
@@ -309,7 +311,7 @@ def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:
             checkpoints=run.checkpoints if run.begun else None,
             store=open_store(prepared.recipe),
         )
-        trained = yield from _logged(steps, run, prepared.plan) if main else steps
+        trained = yield from _logged(steps, run, prepared) if main else steps
         return _conclude(prepared, trained, run if main else None)
 
 
@@ -335,16 +337,19 @@ def drain(steps: Generator[Record, None, T], show: Callable[[Record], None] | No
 
 
 def _logged(
-    steps: Generator[Record, None, Trained], run: Run, plan: Plan
+    steps: Generator[Record, None, Trained], run: Run, prepared: Prepared
 ) -> Generator[Record, None, Trained]:
     found = run.checkpoints.newest()
-    log = Log(run, found.position.records if found else 0, count_before(plan))
+    task, plan = prepared.splits.task, prepared.plan
+    watch = Watch(plan.data.val, 0 if task.multi_label else task.classes)
+    log = Log(run, found.position.records if found else 0, count_before(plan), watch)
     try:
         while True:
             record = next(steps)
-            log.write(record)
+            findings = log.write(record)
             try:
                 yield record
+                yield from findings
             except Interrupted:
                 advice = f"the run is saved: go on with graft resume {run.folder}."
                 steps.throw(Interrupted(f"Interrupted; {advice}"))
@@ -373,12 +378,22 @@ def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
     )
     if run is None:
         return bundle
-    findings = read_course(run.read_log(), prepared.plan.data.val)
-    metrics["findings"] = [finding.model_dump(mode="json") for finding in findings]
+    for finding in _look_back(prepared, metrics):
+        run.add_finding(finding, len(prepared.plan.phases) - 1)
+    metrics["findings"] = run.findings
     if not run.bundle.exists():  # else a run killed between its last two files
         bundle.save(run.bundle)
     write_json(run.folder / "result.json", metrics)
     return replace(bundle, path=run.bundle)
+
+
+def _look_back(prepared: Prepared, metrics: dict[str, Any]) -> Iterator[Finding]:
+    """What only the end shows: whether a body that moved was worth its pretraining."""
+    moved = any(isinstance(phase, Phase) and phase.train.stages for phase in prepared.plan.phases)
+    if moved and "validation" in metrics:
+        splits, task = prepared.splits, prepared.splits.task
+        score = metrics["validation"]["mean_average_precision" if task.multi_label else "accuracy"]
+        yield from check_worth(splits, prepared.backbone.preprocess, score, seed=prepared.recipe.seed)
 
 
 def evaluate_trained(prepared: Prepared, trained: Trained, task: Task) -> dict[str, Any]:

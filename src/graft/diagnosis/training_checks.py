@@ -1,12 +1,12 @@
-"""Known mistakes that only the course of training shows, read from a run's log of records.
+"""Known mistakes that only the course of training shows, seen in its records as they come.
 
-A log is what ``metrics.jsonl`` holds: plain values, one for each record (see :mod:`graft.records`).
+A record here is what ``metrics.jsonl`` holds of it: plain values (see :mod:`graft.records`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -17,57 +17,120 @@ BEFORE, SPIKE = 20, 3.0  # steps whose median loss a later one exceeds so many t
 LITTLE, LONG = 0.02, 5  # share that the training loss falls by, in so many epochs: too slow
 APART, RISEN = 0.5, 1.2  # training loss beside where it began, and validation loss beside its lowest
 SURE = 0.3  # training loss in nats above which there was something left to learn
+DEAD = 20  # steps in a row without a gradient
+FEW = 1 / 4  # of the directions that so many classes need, in which the features still spread
 
 
 @dataclass
 class _Course:
-    """What one phase told: losses by step with their rates, and what each epoch validated."""
+    """What one phase told: losses by step with their rates, and what each epoch validated.
+
+    ``idle``: for each stage, how many steps in a row it has had no gradient.
+    """
 
     number: int
     steps: list[tuple[float, float]] = field(default_factory=list)
+    idle: dict[str, int] = field(default_factory=dict)
     train: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
+    ranks: list[float] = field(default_factory=list)
 
 
-def read_course(records: Iterable[dict[str, Any]], validated: int = 0) -> tuple[Finding, ...]:
-    """What the log of a run shows, each finding once; ``validated``: how many items were validated on."""
-    courses: dict[int, _Course] = {}
-    for record in records:
-        course = courses.setdefault(record["phase"], _Course(record["phase"] + 1))
+class Watch:
+    """Looks at records as they come and tells each finding once.
+
+    ``validated``: how many items are validated on. ``classes``: of a single-label task; 0 of others.
+    """
+
+    def __init__(self, validated: int = 0, classes: int = 0) -> None:
+        self.validated, self.classes = validated, classes
+        self._course = _Course(0)
+        self._told: set[str] = set()
+
+    def see(self, record: dict[str, Any]) -> tuple[Finding, ...]:
+        """What this record shows, with those before it, that was not told yet."""
+        number = record["phase"] + 1
+        if number != self._course.number:
+            self._course = _Course(number)
+        new = [finding for finding in self._look(record, self._course) if finding.id not in self._told]
+        self._told |= {finding.id for finding in new}
+        return tuple(new)
+
+    def _look(self, record: dict[str, Any], course: _Course) -> Iterator[Finding]:
         kind = record["record"]
         if kind == "stepped":
             course.steps.append((record["loss"], record["rate"]))
+            course.idle = {stage: course.idle.get(stage, 0) + 1 for stage in record.get("idle", ())}
+            yield from _spike(course)
+            yield from _dead(course)
         elif kind == "validated":
-            if record.get("train_loss") is not None:
-                course.train.append(record["train_loss"])
-            if record.get("loss") is not None and math.isfinite(record["loss"]):
-                course.losses.append(record["loss"])
-                course.accuracies.append(record["accuracy"] or 0.0)
-    every: dict[str, Finding] = {}
-    for course in courses.values():
-        for finding in (*_spike(course), *_overfit(course), *_slow(course), *_forgot(course, validated)):
-            every.setdefault(finding.id, finding)
-    return tuple(every.values())
+            _note_epoch(record, course)
+            yield from _collapse(course, self.validated, self.classes)
+        elif kind == "finished":
+            yield from _overfit(course)
+            yield from _slow(course)
+            yield from _forgot(course, self.validated)
+
+
+def _note_epoch(record: dict[str, Any], course: _Course) -> None:
+    if record.get("train_loss") is not None:
+        course.train.append(record["train_loss"])
+    if record.get("loss") is not None:
+        course.losses.append(record["loss"])
+        course.accuracies.append(record["accuracy"] or 0.0)
+    if record.get("rank") is not None:
+        course.ranks.append(record["rank"])
 
 
 def _spike(course: _Course) -> Iterator[Finding]:
-    losses = [loss for loss, _ in course.steps]
-    for place in range(BEFORE, len(losses)):
-        usual = median(losses[place - BEFORE : place])
-        lasting = losses[place : place + 3]
-        if usual > 0 and min(lasting) > SPIKE * usual and len(lasting) == 3:
-            rate, before = course.steps[place][1], course.steps[place - BEFORE][1]
-            risen = ", after the rate rose" if rate > before else ""
-            yield found(
-                "run.spike",
-                "warning",
-                f"The loss jumps from {usual:.3g} to {losses[place]:.3g} at step {place + 1} of phase "
-                f"{course.number}{risen}",
-                why="Such a step throws away what was learnt before it.",
-                cure="A smaller rate (train.lr), a longer warm-up (train.warmup) or train.clip=1.0.",
-            )
-            return
+    """Whether the last three losses lie above those before them."""
+    place = len(course.steps) - 3
+    if place < BEFORE:
+        return
+    losses = [loss for loss, _ in course.steps[place - BEFORE :]]
+    usual = median(losses[:BEFORE])
+    if usual > 0 and min(losses[BEFORE:]) > SPIKE * usual:
+        risen = ", after the rate rose" if course.steps[place][1] > course.steps[place - BEFORE][1] else ""
+        yield found(
+            "run.spike",
+            "warning",
+            f"The loss jumps from {usual:.3g} to {losses[BEFORE]:.3g} at step {place + 1} of phase "
+            f"{course.number}{risen}",
+            why="Such a step throws away what was learnt before it.",
+            cure="A smaller rate (train.lr), a longer warm-up (train.warmup) or train.clip=1.0.",
+        )
+
+
+def _dead(course: _Course) -> Iterator[Finding]:
+    dead = [stage for stage, steps in course.idle.items() if steps >= DEAD]
+    if dead:
+        yield found(
+            "run.dead-gradients",
+            "warning",
+            f"{', '.join(dead)} had no gradient in {DEAD} steps in a row, up to step {len(course.steps)} "
+            f"of phase {course.number}",
+            why="What has no gradient learns nothing, though it is meant to train: its units are dead, or "
+            "what lies above lets nothing through.",
+            cure="A smaller rate (train.lr) from the start; or leave these stages frozen.",
+        )
+
+
+def _collapse(course: _Course, validated: int, classes: int) -> Iterator[Finding]:
+    """Features that spread in C - 1 directions or more can tell C classes apart."""
+    if len(course.ranks) < 2:
+        return
+    before, now, needed = course.ranks[0], course.ranks[-1], FEW * (classes - 1)
+    enough = validated >= 2 * classes
+    if before > 0 and (now == 0 or (enough and now < min(needed, before))):
+        yield found(
+            "run.collapse",
+            "warning",
+            f"The features of validation items spread in {now:.1f} directions after {before:.1f} at the "
+            f"start of phase {course.number}",
+            why=f"So few do not tell {classes or 'the'} classes apart: items become alike.",
+            cure="A smaller rate (train.lr), fewer stages, or the head alone: --strategy probe.",
+        )
 
 
 def _overfit(course: _Course) -> Iterator[Finding]:
