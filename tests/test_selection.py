@@ -258,14 +258,15 @@ def test_a_blend_wins_where_the_end_went_too_far(splits: Splits, monkeypatch: py
 
 def test_the_greedy_average_is_never_worse_than_the_best(splits: Splits) -> None:
     averaged = False
-    for rate, augmentation in product((0.3, 0.1, 0.03), ("light", "aggressive")):
+    for rate, seed in product((0.5, 0.3, 0.05), (0, 1)):  # where weights jump about
         _, trained, stood = run_to_the_end(
             splits,
             train__lr=rate,
             train__schedule="constant",
-            train__augmentation=augmentation,
+            train__augmentation="aggressive",
             train__batch_size=4,
             epochs=6,
+            seed=seed,
             final__calibrate=False,
         )
         assert trained.selected is not None
