@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from graft import cli_advice
+from graft import cli_advice, cli_reports
 from graft.cli_options import (
     Backbone,
     Data,
@@ -175,9 +175,13 @@ def show_planned(
         print_json(values | {"costs": {number: asdict(cost) for number, cost in costs.items()}})
 
 
-for verb in (cli_advice.advise, cli_advice.rank, cli_advice.check):
-    app.command()(verb)
+app.command()(cli_advice.advise)
+app.command()(cli_advice.rank)
+app.command()(cli_advice.check)
 app.command("lr")(cli_advice.find_rate)
+app.command()(cli_reports.compare)
+app.command()(cli_reports.report)
+app.command("changes")(cli_reports.show_changes)
 
 
 @app.command()
@@ -484,7 +488,8 @@ def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) ->
 
 
 def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -> None:
-    from graft.terminal import finding_lines, kept_lines, result_table
+    from graft.terminal import result_table
+    from graft.wording import finding_lines, kept_lines
 
     if as_json:
         folder = str(run.folder)

@@ -126,6 +126,13 @@ class Plan(Frozen):
     def takes_text(self) -> bool:
         return "encoding" in self.network
 
+    @property
+    def trained(self) -> int:
+        """How many values move in any phase, a solved head among them."""
+        head = self.parameters - sum(stage.parameters for stage in self.stages)
+        phases = [phase for phase in self.phases if isinstance(phase, Phase)]
+        return max([sum(group.count for group in phase.groups) for phase in phases], default=head)
+
     def make_head(self) -> Head:
         """The head as a value of the model's."""
         return Head(**self.head)

@@ -116,15 +116,15 @@ class Predictions(Sequence[Prediction]):
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         decided = ["labels"] if several else ["label", "probability"]
-        writer.writerow(["id", *decided, "error", *map(_plain, self.labels)])
+        writer.writerow(["id", *decided, "error", *map(plain_cell, self.labels)])
         for row in self.rows:
             if several:
-                decided = [_plain(self.separator.join(row.labels or ()))]
+                decided = [plain_cell(self.separator.join(row.labels or ()))]
             else:
-                decided = [_plain(row.label or ""), _number(row.probability)]
+                decided = [plain_cell(row.label or ""), _number(row.probability)]
             shares = row.probabilities or {}
             shown = [_number(shares.get(label)) for label in self.labels]
-            writer.writerow([_plain(row.id), *decided, _plain(row.error or ""), *shown])
+            writer.writerow([plain_cell(row.id), *decided, plain_cell(row.error or ""), *shown])
         return buffer.getvalue()
 
 
@@ -231,7 +231,7 @@ def _number(share: float | None) -> str:
     return "" if share is None else f"{share:.6g}"
 
 
-def _plain(text: str) -> str:
+def plain_cell(text: str) -> str:
     """Text that a spreadsheet will not run as a formula, nor any reader take for a new line."""
     safe = f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
     return safe.replace("\r", " ")

@@ -30,6 +30,23 @@ def showing(console: Console) -> Iterator[Callable[[Record], None]]:
         yield _Bars(bars).show
 
 
+@contextlib.contextmanager
+def following(console: Console) -> Iterator[Callable[[str, Record | None], None]]:
+    """A function that shows several runs one after the other: a line for each, and its bars below."""
+    with _bars(console, transient=True) as bars:
+        current = _Bars(bars)
+
+        def show(name: str, record: Record | None) -> None:
+            if record is not None:
+                current.show(record)
+                return
+            for task in bars.task_ids:
+                bars.remove_task(task)
+            console.print(name, markup=False)
+
+        yield show
+
+
 def _bars(console: Console, *, transient: bool = False) -> Progress:
     return Progress(
         TextColumn("{task.description}"),

@@ -198,7 +198,9 @@ def begin(run: Run, recipe: Recipe, plan: Plan, splits: Splits, evidence: Eviden
         RunError: another process was quicker.
     """
     refuse_taken(run)
-    write_json(run.folder / "data.json", {"run": uuid.uuid4().hex, **data_facts(splits)})
+    problems = [str(problem) for problem in splits.problems]
+    facts = {"run": uuid.uuid4().hex, **data_facts(splits), "problems": problems}
+    write_json(run.folder / "data.json", facts)
     write_text(run.folder / "plan.json", plan.to_json() + "\n")
     if evidence is not None:
         write_text(run.folder / "evidence.json", evidence.model_dump_json(indent=2) + "\n")

@@ -12,15 +12,17 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
-from graft.adapters import adapt, merge
+from graft.adapters import adapt, merge, merged
 from graft.backbones import load_backbone as load_any_backbone
 from graft.backbones.contract import Backbone, Encoding, Preprocess
 from graft.bundle import Bundle, load_bundle, make_bundle
@@ -46,6 +48,7 @@ from graft.progress import reading, showing
 from graft.rate_trial import try_rates
 from graft.recipe import Recipe, read_recipe
 from graft.records import Record, Stepped, Validated
+from graft.reporting import Reporter, sparing, wants_report, write_report
 from graft.reuse.inventory import store_folder
 from graft.reuse.store import NOWHERE, Store
 from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
@@ -55,6 +58,9 @@ from graft.steps import Solve
 from graft.strategies import decides_by_evidence, entry_of, plan_steps, split_name
 from graft.task import Task
 from graft.training import fit_steps
+
+if TYPE_CHECKING:
+    from graft.reporting.details import Details
 
 T = TypeVar("T")
 
@@ -69,6 +75,8 @@ class Prepared:
     plan: Plan
     evidence: Evidence | None = None
     """What was measured on the data, where the strategy decides by it."""
+    forward: Choice | None = None
+    """How the resting backbone computes fastest, where that was tried."""
 
 
 def train(
@@ -143,11 +151,27 @@ def prepare(
     """
     loaded = load_backbone(recipe) if backbone is None else _with_adapters(recipe, backbone)
     check(recipe, loaded)
-    splits = read_splits(recipe, loaded, data, progress)
-    loaded = fit_preprocess(loaded, recipe, splits)
-    forward = try_forward(recipe, loaded, splits)
-    evidence = measure(recipe, loaded, splits, progress, forward)
-    return Prepared(recipe, loaded, splits, make_plan(recipe, loaded, splits, evidence, forward), evidence)
+    return plan_for(recipe, loaded, read_splits(recipe, loaded, data, progress), progress=progress)
+
+
+def plan_for(
+    recipe: Recipe,
+    backbone: Backbone,
+    splits: Splits,
+    like: Prepared | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Prepared:
+    """What is planned on these splits; ``like``: where what was measured for another recipe holds as well.
+
+    Raises:
+        GraftError: as :func:`prepare`.
+    """
+    backbone = fit_preprocess(backbone, recipe, splits)
+    forward = try_forward(recipe, backbone, splits) if like is None else like.forward
+    evidence = measure(recipe, backbone, splits, progress, forward) if like is None else like.evidence
+    plan = make_plan(recipe, backbone, splits, evidence, forward)
+    return Prepared(recipe, backbone, splits, plan, evidence, forward)
 
 
 def prepare_again(
@@ -343,10 +367,13 @@ def _logged(
     task, plan = prepared.splits.task, prepared.plan
     watch = Watch(plan.data.val, 0 if task.multi_label else task.classes)
     log = Log(run, found.position.records if found else 0, count_before(plan), watch)
+    reporter = Reporter(run) if wants_report() else None
     try:
         while True:
             record = next(steps)
             findings = log.write(record)
+            if reporter is not None:
+                reporter.look()
             try:
                 yield record
                 yield from findings
@@ -366,7 +393,7 @@ def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
     merged = prepared.recipe.adapters.bundle == "merged"
     if merged and prepared.backbone.adapters is not None:
         merge(trained.model.trunk)
-    metrics = evaluate_trained(prepared, trained, task)
+    metrics, logits = evaluate_trained(prepared, trained, task)
     bundle = make_bundle(
         trained.model,
         task,
@@ -384,7 +411,25 @@ def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
     if not run.bundle.exists():  # else a run killed between its last two files
         bundle.save(run.bundle)
     write_json(run.folder / "result.json", metrics)
+    if wants_report():
+        with sparing(run):
+            write_report(run, look_back(prepared, bundle, logits))
     return replace(bundle, path=run.bundle)
+
+
+def look_back(prepared: Prepared, bundle: Bundle, logits: Mapping[str, NDArray[np.float32]]) -> Details:
+    """What a report shows of items and layers; ``logits``: of validation and test, where measured."""
+    from graft.reporting.details import gather_details  # matplotlib and captum come up slowly
+
+    return gather_details(
+        merged(prepared.backbone),
+        (bundle if bundle.adapters is None else bundle.merged()).model,
+        bundle.task,
+        prepared.plan.numerics,
+        dict(prepared.splits.parts()),
+        logits,
+        seed=prepared.recipe.seed,
+    )
 
 
 def _look_back(prepared: Prepared, metrics: dict[str, Any]) -> Iterator[Finding]:
@@ -396,8 +441,34 @@ def _look_back(prepared: Prepared, metrics: dict[str, Any]) -> Iterator[Finding]
         yield from check_worth(splits, prepared.backbone.preprocess, score, seed=prepared.recipe.seed)
 
 
-def evaluate_trained(prepared: Prepared, trained: Trained, task: Task) -> dict[str, Any]:
-    """Metrics of the trained model on validation and test data, where there are any.
+def report_again(path: str | Path, *, progress: Progress | None = None) -> Path:
+    """The page of a run, written anew; what was looked at when it ended is kept, or looked at now.
+
+    Raises:
+        RunError: it is not a run; of a finished one without what is kept, its data is gone or changed.
+    """
+    from graft.reporting.story import DETAILS, FOLDER
+
+    run = open_run(path)
+    if not run.finished or (run.folder / FOLDER / DETAILS).is_file():
+        return write_report(run)
+    prepared, bundle = prepare_again(run, progress=progress), load_bundle(run.bundle)
+    device = resolve_device(prepared.plan.numerics.device)
+    logits = {
+        name: forward_all(
+            bundle.model, open_inputs(items, bundle.preprocess), device, tta=bundle.tta
+        ).numpy()
+        for name, items in prepared.splits.parts()
+        if name != "train" and items.targets is not None
+    }
+    bundle.model.cpu()
+    return write_report(run, look_back(prepared, bundle, logits))
+
+
+def evaluate_trained(
+    prepared: Prepared, trained: Trained, task: Task
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """Metrics of the trained model on validation and test data, where there are any; and the logits.
 
     ``task`` is the data's, with the temperature and thresholds that were fitted. The calibration error
     without them stands beside as ``ece_uncalibrated``.
@@ -412,12 +483,14 @@ def evaluate_trained(prepared: Prepared, trained: Trained, task: Task) -> dict[s
         "phases": list(trained.ends),
     }
     told = {"probe": trained.solved, "selected": trained.selected, "calibrated": trained.calibrated}
-    results |= {key: found for key, found in told.items() if found is not None}
+    results |= {key: values for key, values in told.items() if values is not None}
+    found: dict[str, NDArray[np.float32]] = {}
     for name, items in prepared.splits.parts():
         if name == "train" or items.targets is None:
             continue
         source = open_inputs(items, prepared.backbone.preprocess)
         logits = forward_all(trained.model, source, device, tta=prepared.plan.tta).numpy()
+        found[name] = logits
         metrics = task.measure(logits, items.targets)
         if not math.isfinite(metrics.loss):
             raise TrainingError(
@@ -427,7 +500,7 @@ def evaluate_trained(prepared: Prepared, trained: Trained, task: Task) -> dict[s
         plain = prepared.splits.task.measure(logits, items.targets).ece
         results["validation" if name == "val" else name] = metrics.to_dict() | {"ece_uncalibrated": plain}
     trained.model.cpu()
-    return results
+    return results, found
 
 
 def _agreed(asked: bool, record: Record) -> bool:

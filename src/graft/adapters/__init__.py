@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from graft.adapters.injection import adapt, merge
+from graft.adapters.injection import adapt, merge, merged
 from graft.adapters.quantizing import quantize
 from graft.backbones.contract import Adapters, Backbone, Target
 from graft.errors import RecipeError
 from graft.numerics import resolve_device
 from graft.recipe import Recipe
 
-__all__ = ["Adapters", "Target", "adapt", "check_adapters", "merge", "quantize"]
+__all__ = ["Adapters", "Target", "adapt", "check_adapters", "merge", "merged", "quantize"]
 
 
 def check_adapters(recipe: Recipe, backbone: Backbone, *, adapts: bool) -> None:

@@ -111,6 +111,13 @@ def merge(trunk: nn.Module) -> None:
     take_out(trunk)
 
 
+def merged(backbone: Backbone) -> Backbone:
+    """The backbone as a plain network again, with what its adapters learnt; the given one stays."""
+    if backbone.adapters is None:
+        return backbone
+    return replace(_followed(backbone, copy.deepcopy(backbone.trunk), merge), adapters=None)
+
+
 def take_out(trunk: nn.Module) -> None:
     """Take the adapters away, in place, and leave the weights as they are."""
     for name, layer in lora_layers(trunk).items():
@@ -157,14 +164,17 @@ def _followed(backbone: Backbone, trunk: nn.Module, change: Any) -> Backbone:
 def _restaged(
     stage: Stage, new_name: Mapping[str, str], stage_of: Mapping[str, str], modules: Mapping[str, str]
 ) -> Stage:
-    kept = [new_name[name] for name in stage.parameters]
+    kept = [new_name[name] for name in stage.parameters if name in new_name]  # the others were taken out
     added = [name for name, owner in stage_of.items() if owner == stage.name and name not in set(kept)]
     inside = tuple(leaf for leaf, owner in modules.items() if owner == stage.name)
     return replace(stage, parameters=(*kept, *added), modules=inside)
 
 
 def _stage_of_new(parameter: str, leaves: Mapping[str, str]) -> str:
-    return next(stage for leaf, stage in leaves.items() if is_within(parameter, leaf))
+    owner = parameter.rpartition(".")[0]  # a new layer, or one in whose place layers were before
+    return next(
+        stage for leaf, stage in leaves.items() if is_within(parameter, leaf) or is_within(leaf, owner)
+    )
 
 
 def _stage_of_leaf(leaf: str, leaves: Mapping[str, str], stage_of: Mapping[str, str]) -> str | None:

@@ -308,6 +308,26 @@ def _with_validation(
     return {**parts, "train": train.select(kept), "val": train.select(taken)}, problems
 
 
+def divide(
+    pool: Splits, train: Items, test: Items | None, share: float | Literal["auto"], seed: int
+) -> Splits:
+    """Splits of the same task with other training and test items; ``share`` of the former validates.
+
+    Where the pool brings a validation part, that is kept.
+    """
+    nothing = pool.train.select(())
+    parts = {"train": train, "val": pool.val or nothing, "test": test or nothing}
+    parts, problems = _with_validation(parts, pool.task, share, seed)
+    return replace(
+        pool,
+        train=parts["train"],
+        val=parts["val"] if len(parts["val"]) else None,
+        test=test,
+        problems=problems,
+        fingerprint=make_fingerprint(parts.items(), pool.task),
+    )
+
+
 def _are_classes(data: Data, task: Task) -> bool:
     """Whether a folder's folders are named by classes of the task, even if like splits."""
     if not isinstance(data, str | Path) or not Path(data).is_dir():

@@ -85,6 +85,27 @@ def split_off(
     return kept, sorted(taken), problems
 
 
+def draw(items: Items, count: int, seed: int) -> list[int]:
+    """Indices of ``count`` items, ascending, every class by its share; fewer are always among more.
+
+    Each class has one item at least, as far as there is room. Which items are drawn depends on the seed and
+    on what they contain. Items with several labels are drawn without regard to them.
+    """
+    assert items.targets is not None
+    ranked = sorted(range(len(items)), key=lambda index: _rank(items.digests[index], seed))
+    if items.targets.ndim == 2:
+        return sorted(ranked[:count])
+    sizes = np.bincount(items.targets)
+    seen: dict[int, int] = defaultdict(int)
+    places: dict[int, float] = {}
+    for index in ranked:
+        target = int(items.targets[index])
+        # The first of each class, then all evenly spread over the order.
+        places[index] = (seen[target] + 0.5) / sizes[target] if seen[target] else 0.0
+        seen[target] += 1
+    return sorted(sorted(ranked, key=lambda index: places[index])[:count])
+
+
 def _split_off_sets(
     items: Items, labels: Sequence[str], share: float, seed: int
 ) -> tuple[list[int], list[int], tuple[Problem, ...]]:
