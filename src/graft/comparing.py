@@ -19,7 +19,6 @@ from graft.errors import RunError
 from graft.files import read_json
 from graft.options import Frozen
 
-FLIPS = 10_000  # of signs, in a paired test
 CONFIDENCE = 0.95
 Value = TypeVar("Value", bound=Frozen)
 
@@ -105,41 +104,39 @@ def interval(scores: Sequence[float], rights: Sequence[Sequence[float]] | None =
     of its own standard error. One seed says nothing of the first, one item nothing of the second.
     """
     mean = float(np.mean(scores))
-    runs = float(np.var(scores, ddof=1)) / len(scores) if len(scores) > 1 else 0.0
-    items = 0.0
+    sources = [np.asarray(scores, dtype=np.float64)]
     if rights is not None:
-        each = np.mean(np.asarray(rights, dtype=np.float64), axis=0)
-        items = float(np.var(each, ddof=1)) / len(each) if len(each) > 1 else 0.0
-    # Few seeds know their own deviation badly: Student's t where that is all there is.
-    freedom = len(scores) - 1 if items == 0 and len(scores) > 1 else math.inf
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(runs + items)
+        sources.append(np.mean(np.asarray(rights, dtype=np.float64), axis=0))
+    error, freedom = _combine(sources)
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     return Interval(mean, max(0.0, mean - reach), min(1.0, mean + reach))
 
 
-def compare_pair(one: Sequence[Sequence[float]], two: Sequence[Sequence[float]], seed: int = 0) -> Pair:
+def compare_pair(one: Sequence[Sequence[float]], two: Sequence[Sequence[float]]) -> Pair:
     """Whether ``one`` is better than ``two``, from what is right of each item [S, N] with the same seeds.
 
-    ``p``: how often a mean difference of items, averaged over seeds, is as far from zero when signs are
-    flipped at random (a permutation test, Fisher, 1935); small where chance does not explain it.
+    A paired t-test, whose error has two sources as that of :func:`interval`: p is how often chance alone
+    would put them this far apart.
     """
     differences = np.asarray(one, dtype=np.float64) - np.asarray(two, dtype=np.float64)
-    items, runs = differences.mean(axis=0), differences.mean(axis=1)
-    error = float(np.var(items, ddof=1)) / len(items) if len(items) > 1 else 0.0
-    if len(runs) > 1:
-        error += float(np.var(runs, ddof=1)) / len(runs)
-    return Pair(float(items.mean()), math.sqrt(error), _flip_signs(items, seed))
+    gain = float(differences.mean())
+    error, freedom = _combine([differences.mean(axis=1), differences.mean(axis=0)])
+    if error == 0:
+        return Pair(gain, 0.0, 1.0 if gain == 0 else 0.0)
+    return Pair(gain, error, float(2 * stats.t.sf(abs(gain) / error, freedom)))
 
 
-def _flip_signs(items: NDArray[np.float64], seed: int) -> float:
-    moving = items[items != 0]
-    if not len(moving):
-        return 1.0
-    generator, found = np.random.default_rng(seed), abs(moving.sum())
-    beyond = 0
-    for _ in range(10):  # in parts, for memory
-        signs = generator.integers(0, 2, (FLIPS // 10, len(moving)), dtype=np.int8) * 2.0 - 1.0
-        beyond += int((abs(signs @ moving) >= found - 1e-12).sum())
-    return (beyond + 1) / (FLIPS + 1)
+def _combine(sources: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """The standard error of a mean that varies for several reasons, and its degrees of freedom.
+
+    Those are estimated after Satterthwaite (1946): two seeds know their deviation badly, and that counts
+    for as much as seeds do. A source of one value says nothing, and adds nothing.
+    """
+    parts = [(float(np.var(each, ddof=1)) / len(each), len(each) - 1) for each in sources if len(each) > 1]
+    whole = sum(part for part, _ in parts)
+    if whole == 0:
+        return 0.0, math.inf
+    return math.sqrt(whole), whole**2 / sum(part**2 / freedom for part, freedom in parts)
 
 
 def cells(asked: Asked) -> Iterator[tuple[int | None, Candidate, int]]:
@@ -201,10 +198,15 @@ def _row(own: Sequence[Outcome], *, several: bool) -> Row:
 
 
 def run_name(asked: Asked, candidate: Candidate, labels: int | None, seed: int) -> str:
-    """A cell's name as a file's: what a file system may refuse is replaced."""
+    """A cell's name as a file's."""
+    return f"{file_name(asked, candidate)}-{'all' if labels is None else labels}-{seed}"
+
+
+def file_name(asked: Asked, candidate: Candidate) -> str:
+    """A candidate's name as a file's, which no other has: what a file system may refuse is replaced."""
     number = asked.candidates.index(candidate) + 1
     plain = "".join(char if char.isalnum() or char in "-._" else "-" for char in candidate.name)
-    return f"{number:02}-{plain[:80]}-{'all' if labels is None else labels}-{seed}"
+    return f"{number:02}-{plain[:80]}"
 
 
 def outcome_file(folder: Path, asked: Asked, candidate: Candidate, labels: int | None, seed: int) -> Path:

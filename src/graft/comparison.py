@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from graft.backbones.contract import Backbone
-from graft.bundle import Bundle
 from graft.comparing import (
     Asked,
     Candidate,
@@ -32,22 +31,21 @@ from graft.comparing import (
     run_name,
 )
 from graft.costs import measure_costs
-from graft.data.inputs import open_inputs
 from graft.data.items import Items, Splits
 from graft.data.splits import divide
 from graft.data.validation import draw, split_off
 from graft.errors import RecipeError, RunError
 from graft.evidence import Evidence
 from graft.files import write_json
-from graft.inference import forward_all
-from graft.numerics import resolve_device
 from graft.plan import Phase, make_ask
 from graft.recipe import Recipe, make_recipe
 from graft.records import Record
+from graft.reporting import wants_report
 from graft.runs import Run, locked
 from graft.schedule import steps_in_epoch
 from graft.steps import Train
 from graft.strategies import decides_by_evidence, plan_steps, split_name
+from graft.task import Task
 from graft.workflow import (
     Prepared,
     carry_out,
@@ -137,6 +135,7 @@ def _begin(asked: Asked, folder: Path) -> None:
     others = sorted(path.name for path in folder.iterdir() if path.name != "lock")
     if others:
         raise RunError(f"{folder} is not empty ({others[0]}); name a new folder with --out.")
+    (folder / "outcomes").mkdir(exist_ok=True)
     write_json(file, asked.model_dump(mode="json"))
 
 
@@ -169,17 +168,19 @@ def _carry_out(
         run.check_data(prepared.splits)
         prepared = Prepared(run.recipe, prepared.backbone, prepared.splits, run.plan)
     planned = time.perf_counter() - began
-    bundle = drain(carry_out(prepared, run), None if show is None else lambda record: show(name, record))
+    first = seed == asked.seeds[0]  # whose pages are written, and memory is measured
+    steps = carry_out(prepared, run, report=first and wants_report())
+    bundle = drain(steps, None if show is None else lambda record: show(name, record))
     outcome = Outcome(
         candidate=candidate.name,
         labels=len(drawn),
         seed=seed,
-        **_measure(prepared, bundle, test),
+        **_measure(bundle.task, run, test),
         steps=sum(record["record"] == "stepped" for record in run.read_log()),
         seconds=planned + bundle.metrics["seconds"],
         parameters=prepared.plan.trained,
         whole=prepared.plan.parameters,
-        memory=_memory(prepared) if seed == asked.seeds[0] else None,
+        memory=_memory(prepared) if first else None,
         plan=prepared.plan.strategy,
     )
     write_json(outcome_file(folder, asked, candidate, labels, seed), outcome.model_dump(mode="json"))
@@ -257,12 +258,9 @@ def _count_steps(
     )
 
 
-def _measure(prepared: Prepared, bundle: Bundle, test: Items) -> dict[str, Any]:
+def _measure(task: Task, run: Run, test: Items) -> dict[str, Any]:
     """The score on the test items, and what is right of each."""
-    device, task = resolve_device(prepared.plan.numerics.device), bundle.task
-    logits = forward_all(bundle.model, open_inputs(test, bundle.preprocess), device, tta=bundle.tta)
-    bundle.model.cpu()
-    truth = torch.from_numpy(test.targets)
+    logits, truth = torch.from_numpy(run.read_logits()["test"]), torch.from_numpy(test.targets)
     right = (task.decisions(logits) == truth).double()
     right = right.mean(1) if right.ndim == 2 else right
     return {"score": float(task.score(logits, truth)), "right": tuple(right.tolist())}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.bundle import provenance
-from graft.comparing import Asked, Outcome, Row, gaps_to_leader, read_outcomes, rows_of, run_name
+from graft.comparing import Asked, Outcome, Row, file_name, gaps_to_leader, read_outcomes, rows_of, run_name
 from graft.comparison_table import cells_of, pair_lines
 from graft.files import write_text
 from graft.progress import percent
@@ -32,8 +32,10 @@ def write_comparison(folder: Path) -> Path:
     rows = rows_of(outcomes)
     drawn = list(_charts(rows)) if rows else []
     write_files(drawn, folder / FOLDER)
-    for number, candidate in enumerate(asked.candidates, start=1):
-        write_text(folder / FOLDER / f"{number:02}.toml", make_recipe(candidate.recipe).to_toml())
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for each in asked.candidates:
+        file = folder / FOLDER / f"{file_name(asked, each)}.toml"
+        write_text(file, make_recipe(each.recipe).to_toml())
     page = folder / PAGE
     write_text(page, render("comparison.html", charts=drawn, **_values(folder, asked, outcomes, rows)))
     return page
@@ -135,11 +137,7 @@ def _runs(folder: Path, asked: Asked) -> Iterator[tuple[str, str]]:
 
 def _command(folder: Path, asked: Asked) -> str:
     """What to type for the same once more; recipes stand beside the page."""
-    files = ",".join(
-        f"{FOLDER}/{number:02}.toml"
-        for number, each in enumerate(asked.candidates, start=1)
-        if each.times == 1
-    )
+    files = ",".join(f"{FOLDER}/{file_name(asked, c)}.toml" for c in asked.candidates if c.times == 1)
     parts = ["graft", "compare", asked.data, "--recipes", files, "--seeds", str(len(asked.seeds))]
     parts += ["--labels", ",".join(map(str, asked.labels))] if asked.labels else []
     parts += ["--steps", str(asked.steps)] if asked.steps else []

@@ -77,8 +77,8 @@ class _Bars:
         elif isinstance(record, records.Found):
             self.bars.console.print(f"[yellow]Doctor[/]  {record.id}: {escape(record.measured)}")
         elif isinstance(record, records.Finished):
-            task = self.bars.tasks[self.task]
-            self.bars.update(self.task, total=task.completed)
+            done = next(task.completed for task in self.bars.tasks if task.id == self.task)
+            self.bars.update(self.task, total=done)
         else:
             self.bars.update(self.task, state=_state(record))
 

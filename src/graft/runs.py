@@ -1,6 +1,7 @@
 """Runs: one folder for each, from the recipe to the bundle.
 
-    recipe.json  plan.json  evidence.json  data.json  metrics.jsonl  checkpoints/  bundle/  result.json
+    recipe.json  plan.json  evidence.json  data.json  metrics.jsonl  checkpoints/
+    bundle/  logits.safetensors  result.json  report.html  report/
 
 A run is locked by the process that works on it; the lock goes with the process, however it ends.
 """
@@ -16,11 +17,16 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from graft.checkpoint import Checkpoints, reason_of
 from graft.data.items import Splits, label_of
@@ -28,7 +34,7 @@ from graft.diagnosis.findings import Finding
 from graft.diagnosis.training_checks import Watch
 from graft.errors import RunError, TrainingError
 from graft.evidence import Evidence
-from graft.files import read_json, write_json, write_text
+from graft.files import new_file, read_json, write_json, write_text
 from graft.numerics import is_main
 from graft.plan import VERSION, Phase, Plan
 from graft.recipe import Recipe, make_recipe
@@ -36,9 +42,12 @@ from graft.records import Found, Record
 
 RUNS = Path("runs")
 LATEST = "latest"
+_LOGITS = "logits.safetensors"
 _BEGINNINGS = {"lock", "data.json", "plan.json", "evidence.json"}  # written before a run counts as begun
 # What a process that was killed while it wrote leaves behind.
-_HALF_WRITTEN = re.compile(r"\.((data|plan|recipe|result)\.json|metrics\.jsonl|bundle)\..+")
+_HALF_WRITTEN = re.compile(
+    r"\.((data|plan|recipe|result)\.json|metrics\.jsonl|bundle|logits\.safetensors)\..+"
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,18 @@ class Run:
         if not self.log.is_file():
             return []
         return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line]
+
+    def keep_logits(self, logits: Mapping[str, NDArray[np.float32]]) -> None:
+        """What the trained model says of the items that were measured: [N, C] of val and test, by name."""
+        with new_file(self.folder / _LOGITS) as fresh:
+            save_file({name: np.ascontiguousarray(values) for name, values in logits.items()}, fresh)
+
+    def read_logits(self) -> dict[str, NDArray[np.float32]]:
+        """What :meth:`keep_logits` kept; raises RunError where it is missing or damaged."""
+        try:
+            return dict(load_file(self.folder / _LOGITS))
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"Cannot read {self.folder / _LOGITS}: {reason_of(error)}.") from None
 
     @property
     def findings(self) -> list[dict[str, Any]]:

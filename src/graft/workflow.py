@@ -316,10 +316,14 @@ def measure(
     return Evidence.model_validate_json(engine.share_text(evidence.model_dump_json()))
 
 
-def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:
+def carry_out(
+    prepared: Prepared, run: Run, *, report: bool | None = None
+) -> Generator[Record, None, Bundle]:
     """Train as planned in the run's folder, yielding records; returns the saved bundle.
 
     A run that has begun goes on from its last checkpoint. In several processes, the first one writes.
+    ``report``: whether the run's page is written, while it goes on and at its end; None: unless the
+    environment's GRAFT_REPORT says no.
 
     Raises:
         GraftError: as ``fit_steps``; RunError where the folder is in use.
@@ -335,8 +339,10 @@ def carry_out(prepared: Prepared, run: Run) -> Generator[Record, None, Bundle]:
             checkpoints=run.checkpoints if run.begun else None,
             store=open_store(prepared.recipe),
         )
-        trained = yield from _logged(steps, run, prepared) if main else steps
-        return _conclude(prepared, trained, run if main else None)
+        report = wants_report() if report is None else report
+        reporter = Reporter(run) if report else None
+        trained = yield from _logged(steps, run, prepared, reporter) if main else steps
+        return _conclude(prepared, trained, run if main else None, report=report)
 
 
 def open_store(recipe: Recipe) -> Store | None:
@@ -361,13 +367,12 @@ def drain(steps: Generator[Record, None, T], show: Callable[[Record], None] | No
 
 
 def _logged(
-    steps: Generator[Record, None, Trained], run: Run, prepared: Prepared
+    steps: Generator[Record, None, Trained], run: Run, prepared: Prepared, reporter: Reporter | None
 ) -> Generator[Record, None, Trained]:
     found = run.checkpoints.newest()
     task, plan = prepared.splits.task, prepared.plan
     watch = Watch(plan.data.val, 0 if task.multi_label else task.classes)
     log = Log(run, found.position.records if found else 0, count_before(plan), watch)
-    reporter = Reporter(run) if wants_report() else None
     try:
         while True:
             record = next(steps)
@@ -387,7 +392,7 @@ def _logged(
         log.close()
 
 
-def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
+def _conclude(prepared: Prepared, trained: Trained, run: Run | None, *, report: bool) -> Bundle:
     """Measure what came out, and save it."""
     task = calibrated_task(prepared.splits.task, trained.calibrated)
     merged = prepared.recipe.adapters.bundle == "merged"
@@ -410,8 +415,9 @@ def _conclude(prepared: Prepared, trained: Trained, run: Run | None) -> Bundle:
     metrics["findings"] = run.findings
     if not run.bundle.exists():  # else a run killed between its last two files
         bundle.save(run.bundle)
+    run.keep_logits(logits)
     write_json(run.folder / "result.json", metrics)
-    if wants_report():
+    if report:
         with sparing(run):
             write_report(run, look_back(prepared, bundle, logits))
     return replace(bundle, path=run.bundle)
@@ -453,16 +459,7 @@ def report_again(path: str | Path, *, progress: Progress | None = None) -> Path:
     if not run.finished or (run.folder / FOLDER / DETAILS).is_file():
         return write_report(run)
     prepared, bundle = prepare_again(run, progress=progress), load_bundle(run.bundle)
-    device = resolve_device(prepared.plan.numerics.device)
-    logits = {
-        name: forward_all(
-            bundle.model, open_inputs(items, bundle.preprocess), device, tta=bundle.tta
-        ).numpy()
-        for name, items in prepared.splits.parts()
-        if name != "train" and items.targets is not None
-    }
-    bundle.model.cpu()
-    return write_report(run, look_back(prepared, bundle, logits))
+    return write_report(run, look_back(prepared, bundle, run.read_logits()))
 
 
 def evaluate_trained(

@@ -135,7 +135,7 @@ def lora_layers(trunk: nn.Module) -> dict[str, Any]:
 
 
 def _followed(backbone: Backbone, trunk: nn.Module, change: Any) -> Backbone:
-    """The backbone with ``trunk``, a copy of its own, after ``change``, which may move and add parameters.
+    """The backbone with ``trunk``, a copy of its own, after ``change``, which may move, add and remove.
 
     A parameter keeps its stage wherever it is moved to; one that is new, and every module, has that of the
     layer that it is put around.
@@ -144,7 +144,12 @@ def _followed(backbone: Backbone, trunk: nn.Module, change: Any) -> Backbone:
     change(trunk)
     old_name = {name: before.get(id(parameter)) for name, parameter in trunk.named_parameters()}
     new_name = {old: name for name, old in old_name.items() if old is not None}
-    stage_of = {new_name[name]: stage.name for stage in backbone.stages for name in stage.parameters}
+    stage_of = {
+        new_name[name]: stage.name
+        for stage in backbone.stages
+        for name in stage.parameters
+        if name in new_name  # the others were taken out
+    }
     leaves = {leaf: stage.name for stage in backbone.stages for leaf in stage.modules}
     for name in (name for name, old in old_name.items() if old is None):
         stage_of[name] = _stage_of_new(name, leaves)
@@ -164,7 +169,7 @@ def _followed(backbone: Backbone, trunk: nn.Module, change: Any) -> Backbone:
 def _restaged(
     stage: Stage, new_name: Mapping[str, str], stage_of: Mapping[str, str], modules: Mapping[str, str]
 ) -> Stage:
-    kept = [new_name[name] for name in stage.parameters if name in new_name]  # the others were taken out
+    kept = [new_name[name] for name in stage.parameters if name in new_name]
     added = [name for name, owner in stage_of.items() if owner == stage.name and name not in set(kept)]
     inside = tuple(leaf for leaf, owner in modules.items() if owner == stage.name)
     return replace(stage, parameters=(*kept, *added), modules=inside)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from graft.changes import StageChange
 from graft.reporting.drawing import COLOURS, FAINT, INK, new_figure, shorten, styled
@@ -108,7 +108,7 @@ def curves(
     _line(right, epochs, "accuracy", f"validation {score}", COLOURS[1])
     left.set_title("Loss, in nats")
     right.set_title(f"Validation {score}")
-    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (left, right):
         axes.set_xlabel("optimiser steps")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -237,9 +237,9 @@ def results(bars: Sequence[Bar], title: str = "Accuracy") -> Figure:
         axes.plot([bar.low, bar.high], [place, place], color=COLOURS[0], linewidth=2.4, alpha=0.5)
         axes.plot(bar.value, place, marker="o", markersize=6, color=COLOURS[0])
     _name_rows(axes, [bar.name + (f" ({bar.note})" if bar.note else "") for bar in bars], most=40)
-    axes.invert_yaxis()
+    axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_title(title)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     return figure
 
 
@@ -253,7 +253,7 @@ def trade(points: Mapping[str, tuple[float, float]], across: str, up: str = "acc
         axes.set_xscale("log")
         _name_powers(axes.xaxis)
     axes.set(xlabel=across, ylabel=up)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
@@ -272,7 +272,7 @@ def label_curves(series: Mapping[str, Sequence[tuple[int, float, float, float]]]
     axes.set_xticks(ticks, [f"{each:,}" for each in ticks])
     axes.minorticks_off()
     axes.set(xlabel="labels to train on", ylabel="score")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
@@ -298,9 +298,14 @@ def _draw_rates(axes: Axes, spans: Sequence[Span]) -> None:
 
 def _name_powers(axis: Axis) -> None:
     """Plain numbers along a scale of powers, for text is never set as formulas."""
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
-    )
+
+    def name(value: float, _: int) -> str:
+        return f"{value:,.0f}" if value >= 10 else f"{value:g}"
+
+    low, high = axis.get_view_interval()
+    if high < 100 * low:  # powers of ten alone would name one place or none
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(name))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -88,6 +88,7 @@ def new_figure(height: float, columns: int = 1, rows: int = 1, **more: Any) -> t
 def to_svg(figure: Figure, name: str) -> str:
     """The figure as SVG text, to stand in a page: ink takes the page's colour, ids begin with ``name``."""
     buffer = io.StringIO()
+    _lay_out(figure)
     with style(name):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -98,6 +99,7 @@ def to_svg(figure: Figure, name: str) -> str:
 def to_file(figure: Figure, kind: str) -> bytes:
     """The figure as a file of its own, on white: ``svg`` or ``png`` (150 pixels an inch)."""
     buffer = io.BytesIO()
+    _lay_out(figure)
     metadata = {"Date": None} if kind == "svg" else None
     with style():
         figure.savefig(buffer, format=kind, dpi=150, facecolor="white", metadata=metadata)
@@ -108,6 +110,14 @@ def shorten(name: str, most: int = _LONGEST) -> str:
     """A name as it can stand in a chart."""
     shown = display(" ".join(name.split()) or name)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def _lay_out(figure: Figure) -> None:
+    """Find the places of everything once, and not each time that the figure is saved."""
+    if figure.get_layout_engine() is not None:
+        with style():
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def _own_ids(text: str, name: str) -> str:
