@@ -5,7 +5,8 @@ from __future__ import annotations
 from graft.backbones import load_backbone
 from graft.plan import Phase, make_plan
 from graft.recipe import read_recipe
-from graft.terminal import _rates, kept_lines, result_table
+from graft.terminal import result_table
+from graft.wording import _rates, kept_lines
 from test_plan import SPLITS
 
 

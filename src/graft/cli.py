@@ -498,7 +498,11 @@ def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -
     console.print(result_table([(bundle.plan["strategy"], bundle.metrics)]))
     for line in (*kept_lines(bundle.metrics), *finding_lines(bundle.metrics.get("findings", ()))):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(f"The bundle is {bundle.path}; the run, {run.folder}.", markup=False, soft_wrap=True)
+    page = run.folder / "report.html"
+    told = f"; what happened, {page}" if page.is_file() else ""
+    console.print(
+        f"The bundle is {bundle.path}; the run, {run.folder}{told}.", markup=False, soft_wrap=True
+    )
 
 
 def _carry_out(prepared: Prepared, run: Run, console: Console) -> Bundle:

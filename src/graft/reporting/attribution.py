@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from graft.backbones.contract import Encoding, Stage
+from graft.backbones.contract import Encoding
 from graft.data.items import Text
 from graft.model import Model
 
@@ -46,28 +46,26 @@ def look_at_pictures(model: Model, inputs: Tensor, decided: Sequence[int]) -> ND
 
 
 def look_at_texts(
-    model: Model,
-    stages: Sequence[Stage],
-    encoding: Encoding,
-    texts: Sequence[Text],
-    inputs: Tensor,
-    decided: Sequence[int],
+    model: Model, encoding: Encoding, texts: Sequence[Text], inputs: Tensor, decided: Sequence[int]
 ) -> list[list[tuple[str, float]]] | None:
     """For each text [B, 2, T] its words with what they say for (above 0) or against ``decided``, -1 to 1.
 
-    None where the network's embeddings cannot be told from what lies above.
+    None where the network has no layer that turns the vocabulary's tokens into vectors.
     """
-    entry = next((stage.entry for stage in stages[1:] if stage.entry is not None), None)
-    if entry is None:
-        return None
     network = _copy(model)
-    layer = network.trunk.get_submodule(entry)
+    layer = next((m for m in network.modules() if _holds_words(m, encoding)), None)
+    if layer is None:
+        return None
     rows = [
         row
-        for found in _attribute(network, layer, inputs, decided, below=True)
+        for found in _attribute(network, layer, inputs, decided)
         for row in found.sum(-1).double().numpy()
     ]
     return [_by_word(text, encoding, row) for text, row in zip(texts, rows, strict=True)]
+
+
+def _holds_words(module: nn.Module, encoding: Encoding) -> bool:
+    return isinstance(module, nn.Embedding) and module.num_embeddings >= encoding.vocabulary
 
 
 def _copy(model: Model) -> Model:
@@ -75,17 +73,15 @@ def _copy(model: Model) -> Model:
     return copy.deepcopy(model).cpu().eval().requires_grad_(True)
 
 
-def _attribute(
-    network: Model, layer: nn.Module, inputs: Tensor, decided: Sequence[int], *, below: bool = False
-) -> list[Tensor]:
-    """Gradient times activation of ``layer`` (``below``: of its input), a few items at a time."""
+def _attribute(network: Model, layer: nn.Module, inputs: Tensor, decided: Sequence[int]) -> list[Tensor]:
+    """Gradient times activation of ``layer``, a few items at a time."""
     from captum.attr import LayerGradientXActivation
 
     method = LayerGradientXActivation(network, layer)
     targets, rows = torch.tensor(decided), []
     for start in range(0, len(inputs), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        found: Any = method.attribute(inputs[part], target=targets[part], attribute_to_layer_input=below)
+        found: Any = method.attribute(inputs[part], target=targets[part])
         rows.append((found[0] if isinstance(found, tuple) else found).detach().float())
     return rows
 

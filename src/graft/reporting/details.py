@@ -275,7 +275,7 @@ def _with_words(
     assert isinstance(encoding, Encoding)
     texts = [source if isinstance(source, Text) else Text(str(source)) for source in items.sources]
     ((inputs, _, _),) = open_inputs(items, encoding).batches([list(range(len(items)))])
-    rows = look_at_texts(model, backbone.stages, encoding, texts, inputs, decided)
+    rows = look_at_texts(model, encoding, texts, inputs, decided)
     notes = (
         () if rows else ("Which words count is not shown: the embeddings cannot be told from the rest.",)
     )

@@ -108,7 +108,9 @@ def to_file(figure: Figure, kind: str) -> bytes:
 
 def shorten(name: str, most: int = _LONGEST) -> str:
     """A name as it can stand in a chart."""
-    shown = display(" ".join(name.split()) or name)
+    shown = "".join(
+        char if char.isprintable() else display(char) for char in " ".join(name.split()) or name
+    )
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 

@@ -96,7 +96,7 @@ def score_interval(share: float, n: int) -> tuple[float, float]:
     z = 1.96
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # but for rounding
 
 
 def _run_values(story: Story) -> dict[str, Any]:
