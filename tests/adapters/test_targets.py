@@ -72,6 +72,27 @@ def test_grouped_convolutions_are_left_alone() -> None:
     assert found and all(modules[name].groups == 1 for name in found if hasattr(modules[name], "groups"))
 
 
+class Dilated(nn.Module):
+    """Two convolutions, one of which looks at every second place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Conv2d(3, 4, 3, padding=1)
+        self.wide = nn.Conv2d(4, 4, 3, padding=2, dilation=2)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.wide(self.plain(pictures)).mean((2, 3)))
+
+
+def test_dilated_convolutions_are_left_alone() -> None:
+    backbone = from_module(Dilated(), preprocess=TINY)
+    assert names(backbone) == ["plain"]
+    adapted = adapt(backbone, AdapterSettings(), backbone.stage_names)
+    inputs = TINY.noise(2)
+    assert torch.allclose(adapted.trunk.eval()(inputs), backbone.trunk.eval()(inputs))
+
+
 def test_linear_layers_alone_where_they_are_most_of_the_network() -> None:
     backbone = load_backbone("torchvision/convnext_tiny:none", size=32)
     modules = dict(backbone.trunk.named_modules())

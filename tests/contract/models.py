@@ -22,6 +22,11 @@ COLOUR_ONLY = {
 }
 """Backbones that refuse other than 3 channels, in words."""
 
+NO_ADAPTERS = {
+    "timm/nf_resnet26": "its convolutions scale their weights as they run",
+}
+"""Backbones that refuse the strategy lora, in words."""
+
 TORCHVISION_SIZES: dict[str, int | None] = {
     "inception_v3": 96,
     "maxvit_t": None,  # built for one size

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from models import COLOUR_ONLY, EXCEPTIONS, list_models
+from models import COLOUR_ONLY, EXCEPTIONS, NO_ADAPTERS, list_models
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # as pytest has it
@@ -36,8 +36,9 @@ once; disturbing a stage (up to five, spread over the network) changes the featu
 activation below bit-identical; cut off in the middle it gives the same state; split as high as it can
 be, both parts give the features of the whole to 1e-5; a frozen trunk is
 byte-identical after training steps, buffers included; a partly frozen one below what trains;
-optimiser groups hold what trains exactly once; 1 and 5 input channels work; weights saved and loaded
-into a rebuilt network give equal features.
+optimiser groups hold what trains exactly once; low-rank adapters change nothing at first, alone move
+when they train, and are merged and taken away without a trace; 1 and 5 input channels work; weights
+saved and loaded into a rebuilt network give equal features.
 
 *Cut* is the number of stages that can be cut off from what lies below (one tensor carries the state).
 *Split* is the most stages that can run apart from those above, whose outcome is then kept; *below* the
@@ -126,6 +127,7 @@ def render(rows: dict[str, dict[str, Any]]) -> str:
             else f"| | | | | fails: {row['why']}"
         )
         remark = f" (3 channels only: {COLOUR_ONLY[name]})" if name in COLOUR_ONLY else ""
+        remark += f" (no adapters: {NO_ADAPTERS[name]})" if name in NO_ADAPTERS else ""
         lines.append(f"| {name} | {size or 'own'} | {figures}{remark} |")
     lines += [f"| {n} | | | | | | | not checked: {why} |" for n, why in sorted(EXCEPTIONS.items())]
     return "\n".join(lines) + "\n"

@@ -64,8 +64,9 @@ def kind_of(module: nn.Module) -> str | None:
     if isinstance(module, nn.Linear) and forward is nn.Linear.forward:
         return "linear"
     if isinstance(module, nn.Conv2d) and forward is nn.Conv2d.forward:
-        # peft cannot add what a grouped convolution learnt to its weight.
-        return "convolution" if module.groups == 1 and module.padding_mode == "zeros" else None
+        # peft cannot add what a grouped convolution learnt to its weight, and knows no dilation.
+        plain = module.groups == 1 and module.padding_mode == "zeros" and set(module.dilation) == {1}
+        return "convolution" if plain else None
     return "transposed" if type(module).__name__ == _GPT2 and hasattr(module, "nf") else None
 
 
