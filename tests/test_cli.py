@@ -584,3 +584,47 @@ def test_ctrl_c_before_training_leaves_nothing(
     monkeypatch.setattr("graft.workflow.prepare", stop)
     check_refused(graft("train", photos, *TINY, "--out", "run", "--json"), "interrupted", code=130)
     assert not Path("run").exists()
+
+
+def test_comparing_reporting_and_laying_beside_each_other(graft: Graft, photos: Path) -> None:
+    tiny = ["--backbone", "tiny/net", "--device", "cpu", "--set", "train.batch_size=8"]
+    result = graft("compare", photos, *tiny, "--strategies", "probe,full", "--seeds", "2", "--steps", "6",
+                   "--labels", "9,15", "--out", "compared", "--json")  # fmt: skip
+    assert result.code == 0, result.err
+    outcomes = result.json["outcomes"]
+    assert len(outcomes) == 8 and {each["labels"] for each in outcomes} == {9, 15}
+    assert "points ahead of" in result.err and "9 labels" in result.err
+    page = Path("compared/report.html")
+    page.unlink()
+    assert (
+        graft("report", "compared", "--json").json == {"report": "compared/report.html"} and page.is_file()
+    )
+    run = "compared/runs/02-full-15-0"
+    assert graft("report", run).code == 2, "its data cannot be read again: it was drawn from all"
+    result = graft("changes", "pretrained", run, "--out", "changes.svg", "--json")
+    assert [each["stage"] for each in result.json["changes"]] == ["stem", "middle", "top"]
+    assert "<svg" in Path("changes.svg").read_text()
+    assert "stem" in graft("changes", run, run).out
+
+
+COMPARED: dict[str, tuple[list[str], str]] = {
+    "one candidate": (["--strategies", "probe"], "two candidates"),
+    "no strategies": ([], "two candidates"),
+    "an unknown one": (["--strategies", "probe,fulll"], "'full'"),
+    "labels that are no numbers": (["--strategies", "probe,full", "--labels", "1,x"], "whole numbers"),
+    "a length beside the steps": (["--strategies", "probe,full", "--set", "epochs=3"], "--steps"),
+    "no such recipe": (["--recipes", "a.toml,b.toml"], "a.toml"),
+}
+
+
+@pytest.mark.parametrize("case", COMPARED)
+def test_what_cannot_be_compared_is_one_message(graft: Graft, photos: Path, case: str) -> None:
+    options, words = COMPARED[case]
+    check_refused(graft("compare", photos, "-b", "tiny/net", *options, "--out", "out", "--json"), words)
+    assert not Path("out").exists()
+
+
+def test_what_has_no_report_or_changes_is_one_message(graft: Graft, tmp_path: Path) -> None:
+    check_refused(graft("report", tmp_path / "nowhere", "--json"), "is not a run")
+    check_refused(graft("changes", "nowhere", "tiny/net", "--json"), "no such folder or file")
+    check_refused(graft("changes", "tiny/net", "tiny/net", "--out", "a.pdf", "--json"), ".svg or .png")

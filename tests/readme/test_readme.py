@@ -38,7 +38,7 @@ def commands(text: str = TEXT) -> list[str]:
 def as_tested(command: str) -> list[str]:
     """The command with weights that are there, and no longer than one epoch."""
     words = shlex.split(command)
-    if "advise" in words or "check" in words or "lr" in words or "rank" in words:
+    if set(words) & {"advise", "check", "compare", "lr", "rank"}:
         words = [*words, "--set", "device=cpu"]
     if "train" in words:
         words = [*words, "--set", "device=cpu", "--set", "train.precision=fp32"]
@@ -51,9 +51,8 @@ def as_tested(command: str) -> list[str]:
     ]
 
 
-GUIDE_TEXT = "\n".join(
-    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("strategies.md", "advice.md")
-)
+GUIDES = ("strategies.md", "advice.md", "reports.md")
+GUIDE_TEXT = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in GUIDES)
 GUIDE = commands(GUIDE_TEXT)
 
 
