@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from graft.comparing import (
@@ -17,10 +18,12 @@ from graft.comparing import (
     file_name,
     gaps_to_leader,
     interval,
+    measure_items,
     read_outcomes,
     rows_of,
 )
-from graft.errors import RunError
+from graft.errors import DataError, RunError
+from graft.task import Task
 
 ASKED = Asked(
     data="x",
@@ -33,7 +36,7 @@ ASKED = Asked(
 def outcome(candidate: str, seed: int, right: list[float], labels: int = 10) -> Outcome:
     return Outcome(
         candidate=candidate, labels=labels, seed=seed, score=float(np.mean(right)), right=tuple(right),
-        steps=3, seconds=1.0, parameters=5, whole=10, memory=None if seed else 100, plan="full",
+        steps=3, seconds=1.0, parameters=5, whole=10, memory=None if seed else 100,
     )  # fmt: skip
 
 
@@ -75,7 +78,57 @@ def test_a_difference_is_seen_and_has_a_sign() -> None:
     ahead, behind = compare_pair(good, bad), compare_pair(bad, good)
     assert ahead.p < 1e-3 and ahead.gain == pytest.approx(-behind.gain) and ahead.gain > 0.2
     assert compare_pair(good, good) == (0.0, 0.0, 1.0)
-    assert compare_pair([[1.0, 1.0]], [[0.0, 0.0]]) == (1.0, 0.0, 0.0)
+    assert compare_pair([[1.0, 1.0]], [[0.0, 0.0]]) == (1.0, 0.0, 0.5)  # two items prove nothing
+    assert compare_pair([[1.0] * 20], [[0.0] * 20]).p < 1e-4
+
+
+def test_what_never_varies_is_not_certain() -> None:
+    found = interval([1.0, 1.0], [[1.0] * 20] * 2)
+    assert found.mean == found.high == 1 and 0.8 < found.low < 0.9  # Wilson's, of 20
+    assert interval([0.0], [[0.0] * 20]).high == pytest.approx(1 - found.low)
+
+
+def test_several_comparisons_at_once_raise_each_p() -> None:
+    generator = np.random.default_rng(3)
+    rights = {
+        name: (generator.random(200) < share).astype(float).tolist()
+        for name, share in (("a", 0.8), ("b", 0.7), ("c", 0.6), ("d", 0.5))
+    }
+    found = gaps_to_leader([outcome(name, 0, right) for name, right in rights.items()], 10)
+    alone = [compare_pair([rights["a"]], [rights[other]]).p for _, other, _ in found]
+    raised = [pair.p for *_, pair in found]
+    assert len(found) == 3 and all(new >= old for new, old in zip(raised, alone, strict=True))
+    smallest = min(range(3), key=alone.__getitem__)
+    assert raised[smallest] == pytest.approx(3 * alone[smallest])
+
+
+def test_numbers_of_items_have_the_score_for_their_mean() -> None:
+    generator = np.random.default_rng(4)
+    single, several = Task(("a", "b", "c")), Task(("a", "b"), kind="multi-label")
+    logits = generator.normal(size=(60, 3)).astype(np.float32)
+    targets = generator.integers(0, 3, 60)
+    score, right = measure_items(single, logits, targets)
+    assert score == pytest.approx(np.mean(right)) and set(right) <= {0.0, 1.0} and len(right) == 60
+    truth = generator.integers(0, 2, (60, 2)).astype(np.uint8)
+    score, parts = measure_items(several, logits[:, :2], truth)
+    assert score == pytest.approx(several.score(torch.from_numpy(logits[:, :2]), torch.from_numpy(truth)))
+    assert score == pytest.approx(np.mean(parts)) and len(parts) == 60
+    with pytest.raises(DataError, match="No test item has a label"):
+        measure_items(several, logits[:, :2], np.zeros((60, 2), dtype=np.uint8))
+
+
+def test_the_error_of_an_average_precision_is_that_of_drawing_items_again() -> None:
+    generator = np.random.default_rng(5)
+    task = Task(("a", "b"), kind="multi-label")
+
+    def draw() -> tuple[float, float]:
+        truth = generator.integers(0, 2, (150, 2)).astype(np.uint8)
+        logits = (generator.normal(size=(150, 2)) + truth).astype(np.float32)
+        score, parts = measure_items(task, logits, truth)
+        return score, float(np.std(parts, ddof=1)) / np.sqrt(len(parts))
+
+    scores, errors = zip(*(draw() for _ in range(40)), strict=True)
+    assert np.mean(errors) == pytest.approx(np.std(scores, ddof=1), rel=0.35)
 
 
 def test_rows_are_ordered_by_labels_and_then_the_best_first() -> None:
@@ -107,7 +160,7 @@ def test_the_leader_is_laid_beside_the_others_on_the_seeds_of_both() -> None:
 
 def test_every_cell_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert len({file_name(ASKED, each) for each in ASKED.candidates}) == 2
-    assert [(labels, each.name, seed) for labels, each, seed in cells(ASKED)] == [
+    assert [(cell.labels, cell.candidate.name, cell.seed) for cell in cells(ASKED)] == [
         (10, "a/b", 0), (10, "a b", 0), (10, "a/b", 1), (10, "a b", 1)
     ]  # fmt: skip
     with pytest.raises(RunError, match=r"comparison\.json"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -63,11 +66,13 @@ def compare(
     from graft.comparison_report import write_comparison
     from graft.comparison_table import pair_lines, rows_table
     from graft.progress import following
+    from graft.reporting import EVERY
 
     files = [(Path(file).stem, _read(Path(file), asked)) for file in _listed(recipes)]
     chosen = _listed(backbones) or [asked.backbone]
     wanted = Asked(
-        data=asked.data.path,
+        data=_absolute(asked.data.path),
+        command=shlex.join(["graft", *sys.argv[1:]]),
         candidates=make_candidates(asked, names, chosen, files),
         seeds=tuple(range(asked.seed, asked.seed + seeds)),
         labels=_numbers(labels),
@@ -75,8 +80,16 @@ def compare(
     )
     folder = out or _fresh(wanted.data)
     console = make_console(stderr=as_json)
+    console.print(f"Comparison  {folder}", markup=False, soft_wrap=True)
+    last = [time.monotonic()]
+
+    def write_now_and_then() -> None:
+        if time.monotonic() - last[0] > EVERY:
+            write_comparison(folder)
+            last[0] = time.monotonic()
+
     with following(console) as show:
-        outcomes = carry_out(wanted, folder, show=show)
+        outcomes = carry_out(wanted, folder, show=show, after=write_now_and_then)
     page = write_comparison(folder)
     for table in rows_table(outcomes):
         console.print(table)
@@ -160,11 +173,30 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 
 def _read(file: Path, asked: Recipe) -> Recipe:
-    """A recipe to be compared; where it says nothing of the data, as the comparison does."""
+    """A recipe to be compared: how it trains is its own, data and device are the comparison's.
+
+    Raises:
+        RecipeError: it reads data in another way, so that it would have other items.
+    """
+    from graft.errors import RecipeError
     from graft.recipe import read_recipe
 
     found = read_recipe(file)
-    return found.model_copy(update={"data": asked.data}) if "data" not in found.model_fields_set else found
+    own = {name: getattr(found.data, name) for name in found.data.model_fields_set - {"path"}}
+    other = sorted(own.keys() - {"validation", "statistics", "size", "max_length"})
+    if other:
+        names = ", ".join(f"data.{name}" for name in other)
+        raise RecipeError(
+            f"{file} sets {names}: that decides which items there are, so give it with --set."
+        )
+    data = asked.data.model_copy(update=own)
+    update: dict[str, Any] = {"data": data}
+    update |= {name: getattr(asked, name) for name in ("device", "reuse") if name in asked.model_fields_set}
+    return found.model_copy(update=update)
+
+
+def _absolute(data: str) -> str:
+    return data if data.startswith("hf/") else str(Path(data).absolute())
 
 
 def _fresh(data: str) -> Path:

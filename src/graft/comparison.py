@@ -14,17 +14,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from graft.backbones.contract import Backbone
 from graft.comparing import (
     Asked,
     Candidate,
+    Cell,
     Outcome,
     cells,
+    measure_items,
     outcome_file,
     read_outcomes,
     read_value,
@@ -34,18 +35,18 @@ from graft.costs import measure_costs
 from graft.data.items import Items, Splits
 from graft.data.splits import divide
 from graft.data.validation import draw, split_off
-from graft.errors import RecipeError, RunError
+from graft.errors import Interrupted, RecipeError, RunError
 from graft.evidence import Evidence
 from graft.files import write_json
-from graft.plan import Phase, make_ask
+from graft.numerics import world_size
+from graft.plan import Phase, check, make_ask
 from graft.recipe import Recipe, make_recipe
 from graft.records import Record
 from graft.reporting import wants_report
-from graft.runs import Run, locked
+from graft.runs import COMPARISON, Run, locked
 from graft.schedule import steps_in_epoch
 from graft.steps import Train
-from graft.strategies import decides_by_evidence, plan_steps, split_name
-from graft.task import Task
+from graft.strategies import plan_steps, split_name
 from graft.workflow import (
     Prepared,
     carry_out,
@@ -53,6 +54,7 @@ from graft.workflow import (
     load_backbone,
     plan_for,
     read_splits,
+    validation_share,
 )
 
 HELD_OUT = 0.2  # of every class, to test, where the data brings no test part
@@ -102,130 +104,156 @@ def _open(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def compare(asked: Asked, folder: Path, *, show: Show | None = None) -> list[Outcome]:
+def compare(
+    asked: Asked, folder: Path, *, show: Show | None = None, after: Callable[[], object] | None = None
+) -> list[Outcome]:
     """Carry out what is not done yet, and return every outcome.
 
-    ``show`` is called with the name of a cell and each of its records (None as it begins).
+    ``show`` is called with the name of a cell and each of its records (None as it begins); ``after`` when a
+    cell is done.
 
     Raises:
         RunError: the folder holds another comparison, or something else.
+        Interrupted: Ctrl-C; the same call goes on.
         GraftError: as training does.
     """
+    if world_size() > 1:
+        raise RecipeError("A comparison runs in one process; torchrun is for graft train.")
     with locked(Run(folder)):
         _begin(asked, folder)
-        pools: dict[str, tuple[Items, Splits]] = {}
-        for labels, candidate, seed in cells(asked):
-            done = outcome_file(folder, asked, candidate, labels, seed)
-            if not done.is_file():
-                _carry_out(asked, folder, candidate, labels, seed, pools, show)
+        work = _Work(asked, folder, show)
+        todo = [cell for cell in cells(asked) if not outcome_file(folder, asked, cell).is_file()]
+        for candidate in {cell.candidate.name: cell.candidate for cell in todo}.values():
+            recipe = work.recipe(candidate, asked.seeds[0])  # refused now, and not after hours
+            check(recipe, load_backbone(recipe))
+        for cell in todo:
+            try:
+                work.carry_out(cell)
+            except Interrupted:
+                raise Interrupted(
+                    f"Interrupted; what is done is kept: the same command with --out {folder} goes on."
+                ) from None
+            if after is not None:
+                after()
     return read_outcomes(folder)[1]
 
 
 def _begin(asked: Asked, folder: Path) -> None:
     """Write what is compared, or see that it is what the folder was begun with."""
-    file = folder / "comparison.json"
+    file = folder / COMPARISON
     if file.is_file():
-        if read_value(file, Asked) != asked:
+        before = read_value(file, Asked)
+        if before.model_copy(update={"command": asked.command}) != asked:
             raise RunError(
-                f"{folder} holds another comparison (other candidates, seeds, labels, steps or data); "
-                "name a "
-                "new folder with --out, or ask for the same to go on with it."
+                f"{folder} holds another comparison (other candidates, seeds, labels, steps or data); name "
+                "a new folder with --out, or ask for the same to go on with it."
             )
         return
     others = sorted(path.name for path in folder.iterdir() if path.name != "lock")
     if others:
         raise RunError(f"{folder} is not empty ({others[0]}); name a new folder with --out.")
-    (folder / "outcomes").mkdir(exist_ok=True)
     write_json(file, asked.model_dump(mode="json"))
 
 
-def _carry_out(
-    asked: Asked,
-    folder: Path,
-    candidate: Candidate,
-    labels: int | None,
-    seed: int,
-    pools: dict[str, tuple[Items, Splits]],
-    show: Show | None,
-) -> None:
-    """One cell: prepared, trained in its own run, and measured on the test items."""
-    name = f"{candidate.name}, {'all' if labels is None else labels} labels, seed {seed}"
-    if show is not None:
-        show(name, None)
-    recipe = _recipe(asked, candidate, seed)
-    run = Run(folder / "runs" / run_name(asked, candidate, labels, seed))
-    backbone = load_backbone(recipe)
-    key = recipe.data.model_dump_json() + backbone.preprocess.modality
-    if key not in pools:
-        pools[key] = _read_pool(asked, recipe, backbone)
-    test, pool = pools[key]
-    drawn = pool.train if labels is None else pool.train.select(draw(pool.train, labels, seed))
-    if labels is not None and labels > len(pool.train):
-        raise RecipeError(f"--labels {labels}: there are {len(pool.train)} items to train on.")
-    began = time.perf_counter()
-    prepared = _prepare(asked, candidate, recipe, backbone, divide(pool, drawn, test, _share(recipe), seed))
-    if run.begun:  # and stopped: it goes on as it was planned
-        run.check_data(prepared.splits)
-        prepared = Prepared(run.recipe, prepared.backbone, prepared.splits, run.plan)
-    planned = time.perf_counter() - began
-    first = seed == asked.seeds[0]  # whose pages are written, and memory is measured
-    steps = carry_out(prepared, run, report=first and wants_report())
-    bundle = drain(steps, None if show is None else lambda record: show(name, record))
-    outcome = Outcome(
-        candidate=candidate.name,
-        labels=len(drawn),
-        seed=seed,
-        **_measure(bundle.task, run, test),
-        steps=sum(record["record"] == "stepped" for record in run.read_log()),
-        seconds=planned + bundle.metrics["seconds"],
-        parameters=prepared.plan.trained,
-        whole=prepared.plan.parameters,
-        memory=_memory(prepared) if first else None,
-        plan=prepared.plan.strategy,
-    )
-    write_json(outcome_file(folder, asked, candidate, labels, seed), outcome.model_dump(mode="json"))
-    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+@dataclass
+class _Work:
+    """A comparison while it is carried out; ``pools``: items that were read, by how they were."""
+
+    asked: Asked
+    folder: Path
+    show: Show | None
+    pools: dict[str, tuple[Items, Splits]] = field(default_factory=dict)
+
+    def carry_out(self, cell: Cell) -> None:
+        """One cell: prepared, trained in its own run, and measured on the test items."""
+        show = self.show or (lambda *_: None)
+        show(cell.title, None)
+        run = Run(self.folder / "runs" / run_name(self.asked, cell))
+        recipe = self.recipe(cell.candidate, cell.seed)
+        backbone = load_backbone(recipe)
+        test, drawn, pool = self._items(cell, recipe, backbone)
+        splits = divide(pool, drawn, test, validation_share(recipe, backbone), cell.seed)
+        steps = self._steps(cell, drawn, pool)
+        began = time.perf_counter()
+        prepared = _prepare(cell.candidate, recipe, backbone, splits, steps)
+        planned = time.perf_counter() - began
+        if run.begun:  # and stopped: it goes on as it was planned
+            run.check_data(splits)
+            run.check_network(prepared.backbone)
+            prepared = Prepared(run.recipe, prepared.backbone, splits, run.plan)
+        first = cell.seed == self.asked.seeds[0]  # whose pages are written, and memory is measured
+        memory = _memory(prepared) if first else None
+        training = carry_out(prepared, run, report=first and wants_report())
+        bundle = drain(training, lambda record: show(cell.title, record))
+        assert test.targets is not None
+        score, right = measure_items(bundle.task, run.read_logits()["test"], test.targets)
+        outcome = Outcome(
+            candidate=cell.candidate.name,
+            labels=len(drawn),
+            seed=cell.seed,
+            score=score,
+            right=right,
+            steps=sum(record["record"] == "stepped" for record in run.read_log()),
+            seconds=planned + bundle.metrics["seconds"],
+            parameters=prepared.plan.trained,
+            whole=prepared.plan.parameters,
+            memory=memory,
+        )
+        file = outcome_file(self.folder, self.asked, cell)
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, outcome.model_dump(mode="json"))
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+
+    def recipe(self, candidate: Candidate, seed: int) -> Recipe:
+        values = candidate.recipe | {"seed": seed}
+        return make_recipe(values | {"data": values["data"] | {"path": self.asked.data}})
+
+    def _items(self, cell: Cell, recipe: Recipe, backbone: Backbone) -> tuple[Items, Items, Splits]:
+        """The test items, those to train on, and all there are."""
+        key = recipe.data.model_dump_json(exclude={"validation"}) + backbone.preprocess.modality
+        if key not in self.pools:
+            self.pools[key] = _read_pool(recipe, backbone, self.asked.seeds[0])
+        test, pool = self.pools[key]
+        if cell.labels is None:
+            return test, pool.train, pool
+        if cell.labels > len(pool.train):
+            raise RecipeError(f"--labels {cell.labels}: there are {len(pool.train)} items to train on.")
+        return test, pool.train.select(draw(pool.train, cell.labels, cell.seed)), pool
+
+    def _steps(self, cell: Cell, drawn: Items, pool: Splits) -> int:
+        """As asked, or as many as ``full`` takes on these items: the same for every candidate."""
+        if self.asked.steps is not None:
+            return self.asked.steps * cell.candidate.times
+        recipe = self.recipe(self.asked.candidates[0], cell.seed)
+        recipe = recipe.model_copy(update={"strategy": "full", "epochs": None})
+        backbone = load_backbone(recipe)
+        splits = divide(pool, drawn, None, validation_share(recipe, backbone), cell.seed)
+        return _count_steps(recipe, backbone, splits) * cell.candidate.times
 
 
-def _recipe(asked: Asked, candidate: Candidate, seed: int) -> Recipe:
-    values = candidate.recipe | {"seed": seed}
-    return make_recipe(values | {"data": values["data"] | {"path": asked.data}})
-
-
-def _read_pool(asked: Asked, recipe: Recipe, backbone: Backbone) -> tuple[Items, Splits]:
+def _read_pool(recipe: Recipe, backbone: Backbone, seed: int) -> tuple[Items, Splits]:
     """The test items, and splits that hold all others to train on, for every candidate alike."""
     settings = recipe.data.model_copy(update={"validation": 0.0})
     whole = read_splits(recipe.model_copy(update={"data": settings}), backbone)
     if whole.test is not None:
         return whole.test, whole
-    kept, taken, _ = split_off(whole.train, whole.task.labels, HELD_OUT, asked.seeds[0])
+    kept, taken, _ = split_off(whole.train, whole.task.labels, HELD_OUT, seed)
     return whole.train.select(taken), divide(whole, whole.train.select(kept), None, 0.0, 0)
 
 
-def _share(recipe: Recipe) -> Any:
-    """The share of training items that validates: as ``graft train`` has it."""
-    if decides_by_evidence(recipe) and "validation" not in recipe.data.model_fields_set:
-        return "auto"
-    return recipe.data.validation
-
-
 def _prepare(
-    asked: Asked, candidate: Candidate, recipe: Recipe, backbone: Backbone, splits: Splits
+    candidate: Candidate, recipe: Recipe, backbone: Backbone, splits: Splits, steps: int
 ) -> Prepared:
-    """The plan, made as long as all others are."""
-    if candidate.own_length:
-        return plan_for(recipe, backbone, splits)
-    steps = asked.steps or _usual_steps(asked, splits)
+    """The plan, as long as whole epochs allow within the steps; one epoch of each phase at least."""
     first = plan_for(recipe, backbone, splits)
-    if not any(isinstance(phase, Phase) for phase in first.plan.phases):
+    if candidate.own_length or not any(isinstance(phase, Phase) for phase in first.plan.phases):
         return first
-    wanted = steps * candidate.times
 
     def length(epochs: int) -> int:
         longer = recipe.model_copy(update={"epochs": epochs})
         return _count_steps(longer, backbone, splits, first.evidence)
 
-    epochs = _most(length, wanted)
+    epochs = _most(length, steps)
     return plan_for(recipe.model_copy(update={"epochs": epochs}), backbone, splits, first)
 
 
@@ -240,13 +268,6 @@ def _most(length: Callable[[int], int], wanted: int) -> int:
     return low
 
 
-def _usual_steps(asked: Asked, splits: Splits) -> int:
-    """How many steps ``full`` takes by default on these items, with the first candidate's backbone."""
-    recipe = _recipe(asked, asked.candidates[0], asked.seeds[0])
-    recipe = recipe.model_copy(update={"strategy": "full", "epochs": None})
-    return _count_steps(recipe, load_backbone(recipe), splits)
-
-
 def _count_steps(
     recipe: Recipe, backbone: Backbone, splits: Splits, evidence: Evidence | None = None
 ) -> int:
@@ -256,14 +277,6 @@ def _count_steps(
         for step in plan_steps(make_ask(recipe, backbone, splits, evidence))
         if isinstance(step, Train)
     )
-
-
-def _measure(task: Task, run: Run, test: Items) -> dict[str, Any]:
-    """The score on the test items, and what is right of each."""
-    logits, truth = torch.from_numpy(run.read_logits()["test"]), torch.from_numpy(test.targets)
-    right = (task.decisions(logits) == truth).double()
-    right = right.mean(1) if right.ndim == 2 else right
-    return {"score": float(task.score(logits, truth)), "right": tuple(right.tolist())}
 
 
 def _memory(prepared: Prepared) -> int:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from graft.bundle import provenance
-from graft.comparing import Asked, Outcome, Row, file_name, gaps_to_leader, read_outcomes, rows_of, run_name
+from graft.comparing import (
+    Asked,
+    Outcome,
+    Row,
+    cells,
+    file_name,
+    gaps_to_leader,
+    read_outcomes,
+    rows_of,
+    run_name,
+)
 from graft.comparison_table import cells_of, pair_lines
 from graft.files import write_text
 from graft.progress import percent
@@ -58,7 +67,7 @@ def _values(folder: Path, asked: Asked, outcomes: list[Outcome], rows: list[Row]
             for labels in sizes
         ],
         "runs": list(_runs(folder, asked)),
-        "command": _command(folder, asked),
+        "command": asked.command,
         "candidates": [(each.name, make_recipe(each.recipe).to_toml()) for each in asked.candidates],
         "provenance": list(provenance().items()),
     }
@@ -126,20 +135,7 @@ def _charts(rows: list[Row]) -> Iterator[Drawn]:
 
 def _runs(folder: Path, asked: Asked) -> Iterator[tuple[str, str]]:
     """Each run that has a page of its own, and where that is."""
-    for seed in asked.seeds:
-        for labels in asked.labels or (None,):
-            for candidate in asked.candidates:
-                place = f"runs/{run_name(asked, candidate, labels, seed)}/{PAGE}"
-                if (folder / place).is_file():
-                    many = "" if labels is None else f", {labels:,} labels"
-                    yield f"{candidate.name}{many}, seed {seed}", place
-
-
-def _command(folder: Path, asked: Asked) -> str:
-    """What to type for the same once more; recipes stand beside the page."""
-    files = ",".join(f"{FOLDER}/{file_name(asked, c)}.toml" for c in asked.candidates if c.times == 1)
-    parts = ["graft", "compare", asked.data, "--recipes", files, "--seeds", str(len(asked.seeds))]
-    parts += ["--labels", ",".join(map(str, asked.labels))] if asked.labels else []
-    parts += ["--steps", str(asked.steps)] if asked.steps else []
-    parts += ["--set", f"seed={asked.seeds[0]}"] if asked.seeds[0] else []
-    return shlex.join([*parts, "--out", f"{folder.name}-again"])
+    for cell in cells(asked):
+        place = f"runs/{run_name(asked, cell)}/{PAGE}"
+        if (folder / place).is_file():
+            yield cell.title, place

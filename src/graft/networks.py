@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graft.adapters import merged
 from graft.backbones import load_backbone, rebuild
-from graft.backbones.contract import Backbone, Stage
+from graft.backbones.contract import Backbone, Source, Stage
 from graft.backbones.local_weights import read_weights, strip_prefixes
 from graft.bundle import MANIFEST, load_bundle, read_parts
 from graft.changes import StageChange, compare_values, group_by_name
@@ -87,12 +87,29 @@ def _of_bundle(path: Path) -> Network:
             for name, value in parts.tensors.items()
             if not name.startswith(HEAD)
         }
-    own = stored.source.library == "plain"  # a module of a person's own, whose code is not stored
-    stages = None if own else rebuild(stored.source, stored.preprocess).stages
     source = stored.source
+    own = source.library == "plain"  # a module of a person's own, whose code is not stored
+    stages = None if own else rebuild(source, stored.preprocess).stages
+    run = Run(path if (path / "recipe.json").is_file() else path.parent)
+    if run.begun:  # which knows the seed of random weights, and a file's place
+        return Network(values, stages, None if own else _start_of_run(run))
+    if own or source.weights in ("none", "file"):
+        return Network(values, stages)
+    return Network(values, stages, lambda: _published(source))
+
+
+def _start_of_run(run: Run) -> Callable[[], Backbone]:
+    recipe = run.recipe
+    return lambda: merged(load_as_asked(recipe))
+
+
+def _published(source: Source) -> Backbone:
+    """The backbone with the weights of its name, which must still be those that the bundle began with."""
     size, channels = source.options.get("size"), int(source.options.get("channels", 3))
-    start = None if own else lambda: load_backbone(source.id, size=size, channels=channels)
-    return Network(values, stages, start)
+    backbone = load_backbone(source.id, size=size, channels=channels)
+    if source.sha256 and backbone.source.sha256 != source.sha256:
+        raise BundleError(f"The weights of {source.id} are no longer those that the bundle began with.")
+    return backbone
 
 
 def _of_run(run: Run) -> Network:
@@ -106,8 +123,7 @@ def _of_run(run: Run) -> Network:
     }
     backbone.trunk.load_state_dict(changed, strict=False)
     plain = merged(backbone)
-    recipe = run.recipe
-    return Network(plain.trunk.state_dict(), plain.stages, lambda: merged(load_as_asked(recipe)))
+    return Network(plain.trunk.state_dict(), plain.stages, _start_of_run(run))
 
 
 def _start_of(after: Network, name: str) -> Network:

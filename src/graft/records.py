@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+LOOKED_AT = 512  # validation items whose features tell how many directions they spread in
+
 
 @dataclass(frozen=True)
 class Record:

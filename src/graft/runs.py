@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from graft.backbones.contract import Backbone
 from graft.checkpoint import Checkpoints, reason_of
 from graft.data.items import Splits, label_of
 from graft.diagnosis.findings import Finding
@@ -36,17 +37,18 @@ from graft.errors import RunError, TrainingError
 from graft.evidence import Evidence
 from graft.files import new_file, read_json, write_json, write_text
 from graft.numerics import is_main
-from graft.plan import VERSION, Phase, Plan
+from graft.plan import VERSION, Phase, Plan, describe_network
 from graft.recipe import Recipe, make_recipe
 from graft.records import Found, Record
 
 RUNS = Path("runs")
 LATEST = "latest"
+COMPARISON = "comparison.json"
 _LOGITS = "logits.safetensors"
 _BEGINNINGS = {"lock", "data.json", "plan.json", "evidence.json"}  # written before a run counts as begun
 # What a process that was killed while it wrote leaves behind.
 _HALF_WRITTEN = re.compile(
-    r"\.((data|plan|recipe|result)\.json|metrics\.jsonl|bundle|logits\.safetensors)\..+"
+    r"\.((comparison|data|plan|recipe|result)\.json|metrics\.jsonl|bundle|logits\.safetensors|report\.html)\..+"
 )
 
 
@@ -76,7 +78,7 @@ class Run:
         """The records of training so far, as plain values."""
         if not self.log.is_file():
             return []
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines() if line]
+        return list(_whole_records(self.log))
 
     def keep_logits(self, logits: Mapping[str, NDArray[np.float32]]) -> None:
         """What the trained model says of the items that were measured: [N, C] of val and test, by name."""
@@ -141,6 +143,11 @@ class Run:
         before, now = self._facts(), data_facts(splits)
         if before["fingerprint"] == now["fingerprint"]:
             return
+        if self.comparison is not None:
+            raise RunError(
+                f"{self.folder} is a run of the comparison {self.comparison}, which drew its items from "
+                f"all data: the same graft compare command with --out {self.comparison} goes on with it."
+            )
         old, new = before["items"], now["items"]
         changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
         lines = [
@@ -156,6 +163,20 @@ class Run:
             f"The data changed since {self.folder} began, so it cannot go on: {'; '.join(lines)}. "
             "Restore the data, or begin a new run."
         )
+
+    def check_network(self, backbone: Backbone) -> None:
+        """Refuse to go on with another network than the run began with; raises RunError."""
+        if describe_network(backbone) != self.plan.network:
+            raise RunError(
+                f"{backbone.source.id} is not the network that {self.folder} began with "
+                f"({self.plan.backbone}: its weights, input or preprocessing differ), so it cannot go on."
+            )
+
+    @property
+    def comparison(self) -> Path | None:
+        """The folder of the comparison that this is a run of."""
+        home = self.folder.absolute().parent.parent
+        return home if (home / COMPARISON).is_file() else None
 
     def _facts(self) -> dict[str, Any]:
         facts = read_json(self.folder / "data.json", RunError, most=None)
@@ -393,10 +414,14 @@ def _first_records(path: Path, count: int) -> list[dict[str, Any]]:
     """The first records of training in a log, as plain values; findings are not counted, nor returned."""
     if not path.exists():
         return []
+    return list(islice((each for each in _whole_records(path) if each["record"] != "found"), count))
+
+
+def _whole_records(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
-        whole = (line for line in file if line.endswith("\n"))  # a power cut may tear the last one
-        records = (values for values in map(json.loads, whole) if values["record"] != "found")
-        return list(islice(records, count))
+        for line in file:
+            if line.endswith("\n"):  # a power cut may tear the last one
+                yield json.loads(line)
 
 
 def count_before(plan: Plan) -> list[int]:

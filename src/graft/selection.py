@@ -18,17 +18,16 @@ from graft import records
 from graft.averaging import average, interpolate
 from graft.calibration import ROUGH, calibrate, fit_temperature
 from graft.data.inputs import Inputs
+from graft.data.items import Items
 from graft.errors import TrainingError
 from graft.inference import Rows, forward_batches
 from graft.leaders import Weights
 from graft.metrics import effective_rank
 from graft.plan import Phase, Plan
-from graft.records import Record
+from graft.records import LOOKED_AT, Record
 from graft.reuse.states import States
 from graft.state import State
 from graft.steps import Calibrate, Select
-
-LOOKED_AT = 512  # validation items whose features tell how many directions they spread in
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def validate(run: State, phase: Phase, val: Inputs | States | None) -> Record:
     run.engine.share_buffers(run.model)
     first = not position.validated
     epoch = position.epoch if first else position.epoch + 1
-    with _seeing_features(run.model.head) as features:
+    with _seeing_features(run.model.head, _length(run.splits.val)) as features:
         scores, better = _scores(run, val), True
     if scores is not None:
         loss, accuracy, judged = scores
@@ -93,19 +92,29 @@ def validate(run: State, phase: Phase, val: Inputs | States | None) -> Record:
 
 
 @contextmanager
-def _seeing_features(head: nn.Module) -> Iterator[list[Tensor]]:
-    """The features [B, D] that the head is given in the meantime, of the first items, on the CPU."""
+def _seeing_features(head: nn.Module, items: int) -> Iterator[list[Tensor]]:
+    """The features [B, D] that the head is given in the meantime, on the CPU.
+
+    Of ``items`` every k-th, so that they are about 512 and of every class: items come class by class.
+    """
     seen: list[Tensor] = []
+    every, met = max(1, math.ceil(items / LOOKED_AT)), 0
 
     def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if sum(map(len, seen)) < LOOKED_AT:
-            seen.append(given[0].detach().float().cpu())
+        nonlocal met
+        features = given[0]
+        seen.append(features[-met % every :: every].detach().float().cpu())
+        met += len(features)
 
     hook = head.register_forward_pre_hook(keep)
     try:
         yield seen
     finally:
         hook.remove()
+
+
+def _length(items: Items | None) -> int:
+    return 0 if items is None else len(items)
 
 
 def settle(run: State, phase: Phase) -> tuple[int | None, str]:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ from graft.files import write_json
 from graft.forward_trial import Choice, choose_forward
 from graft.inference import forward_all
 from graft.numerics import Forward, is_main, resolve_device, resolve_numerics, world_size
-from graft.plan import Phase, Plan, check, describe_network, make_ask, make_plan, needs_validation
+from graft.plan import Phase, Plan, check, make_ask, make_plan, needs_validation
 from graft.progress import reading, showing
 from graft.rate_trial import try_rates
 from graft.recipe import Recipe, read_recipe
@@ -198,11 +198,7 @@ def prepare_again(
     splits = read_splits(recipe, backbone, data, progress)
     run.check_data(splits)
     backbone = fit_preprocess(backbone, recipe, splits)
-    if describe_network(backbone) != plan.network:
-        raise RunError(
-            f"{backbone.source.id} is not the network that {run.folder} began with ({plan.backbone}: its "
-            "weights, input or preprocessing differ), so it cannot go on."
-        )
+    run.check_network(backbone)
     return Prepared(recipe, backbone, splits, plan)
 
 
@@ -246,17 +242,22 @@ def read_splits(
     Raises:
         DataError: the data is missing or cannot be used.
     """
-    settings = recipe.data
-    if not needs_validation(recipe, backbone):
-        settings = settings.model_copy(update={"validation": 0.0})
-    elif decides_by_evidence(recipe) and "validation" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"validation": "auto"})
+    settings = recipe.data.model_copy(update={"validation": validation_share(recipe, backbone)})
     given = settings.path if data is None else data
     intake = backbone.preprocess
     if not isinstance(intake, Encoding):
         return read_any_splits(given, settings, recipe.seed, progress)
     splits = read_any_splits(given, settings, recipe.seed, progress, "text")
     return replace(splits, problems=(*splits.problems, *list_cut(splits.train, intake)))
+
+
+def validation_share(recipe: Recipe, backbone: Backbone) -> float | Literal["auto"]:
+    """The share of training items that is set aside to validate with: none where no step would use it."""
+    if not needs_validation(recipe, backbone):
+        return 0.0
+    if decides_by_evidence(recipe) and "validation" not in recipe.data.model_fields_set:
+        return "auto"
+    return recipe.data.validation
 
 
 def fit_preprocess(backbone: Backbone, recipe: Recipe, splits: Splits) -> Backbone:
@@ -410,15 +411,16 @@ def _conclude(prepared: Prepared, trained: Trained, run: Run | None, *, report: 
     )
     if run is None:
         return bundle
-    for finding in _look_back(prepared, metrics):
-        run.add_finding(finding, len(prepared.plan.phases) - 1)
+    with sparing(run, "What would need no pretraining"):
+        for finding in _look_back(prepared, task, logits):
+            run.add_finding(finding, len(prepared.plan.phases) - 1)
     metrics["findings"] = run.findings
     if not run.bundle.exists():  # else a run killed between its last two files
         bundle.save(run.bundle)
     run.keep_logits(logits)
     write_json(run.folder / "result.json", metrics)
     if report:
-        with sparing(run):
+        with sparing(run, "The report"):
             write_report(run, look_back(prepared, bundle, logits))
     return replace(bundle, path=run.bundle)
 
@@ -438,13 +440,15 @@ def look_back(prepared: Prepared, bundle: Bundle, logits: Mapping[str, NDArray[n
     )
 
 
-def _look_back(prepared: Prepared, metrics: dict[str, Any]) -> Iterator[Finding]:
+def _look_back(
+    prepared: Prepared, task: Task, logits: Mapping[str, NDArray[np.float32]]
+) -> Iterator[Finding]:
     """What only the end shows: whether a body that moved was worth its pretraining."""
     moved = any(isinstance(phase, Phase) and phase.train.stages for phase in prepared.plan.phases)
-    if moved and "validation" in metrics:
-        splits, task = prepared.splits, prepared.splits.task
-        score = metrics["validation"]["mean_average_precision" if task.multi_label else "accuracy"]
-        yield from check_worth(splits, prepared.backbone.preprocess, score, seed=prepared.recipe.seed)
+    backbone = prepared.backbone
+    if moved and backbone.source.pretrained and "val" in logits:
+        splits = replace(prepared.splits, task=task)
+        yield from check_worth(splits, backbone.preprocess, logits["val"], seed=prepared.recipe.seed)
 
 
 def report_again(path: str | Path, *, progress: Progress | None = None) -> Path:

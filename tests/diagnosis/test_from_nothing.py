@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,27 @@ def texts(tmp_path: Path) -> tuple[Splits, Intake]:
 @pytest.mark.parametrize("kind", ["pictures", "texts"])
 def test_it_speaks_below_the_floor_and_is_silent_above(kind: str, request: pytest.FixtureRequest) -> None:
     splits, intake = request.getfixturevalue(kind)
-    (finding,) = check_worth(splits, intake, 0.3, seed=0)
-    assert finding.id == "run.worse-than-scratch" and finding.measured.startswith("30.0 % (accuracy)")
+    (finding,) = check_worth(splits, intake, logits_of(splits, right=False), seed=0)
+    assert finding.id == "run.worse-than-scratch" and finding.measured.startswith("0.0 % of")
     assert ("words" if kind == "texts" else "16 x 16 pixels") in finding.measured
-    assert not list(check_worth(splits, intake, 1.0, seed=0))
+    assert not list(check_worth(splits, intake, logits_of(splits, right=True), seed=0))
+
+
+def logits_of(splits: Splits, *, right: bool) -> np.ndarray[Any, Any]:
+    """What a model says that decides rightly, or wrongly, for every validation item."""
+    assert splits.val is not None and splits.val.targets is not None
+    targets = splits.val.targets
+    rows = targets if targets.ndim == 2 else np.eye(splits.task.classes)[targets]
+    return (20 * (rows == right) - 10).astype(np.float32)
+
+
+def test_a_few_items_prove_nothing(pictures: tuple[Splits, Intake]) -> None:
+    splits, intake = pictures
+    assert splits.val is not None
+    few = replace(splits, val=splits.val.select([0, len(splits.val) - 1]))
+    logits = logits_of(few, right=True)
+    logits[0] = -logits[0]  # one of two is wrong
+    assert not list(check_worth(few, intake, logits, seed=0))
 
 
 def test_what_is_seen_of_items(pictures: tuple[Splits, Intake], texts: tuple[Splits, Intake]) -> None:
@@ -53,7 +71,8 @@ def test_several_labels() -> None:
     pixels = generator.integers(0, 50, (60, 8, 8, 3)).astype(np.uint8)
     pixels[..., :2] += 200 * truth[:, None, None]
     splits = graft.read_splits(graft.read_recipe(strategy="full"), make_tiny(), data=(pixels, truth))
-    assert list(check_worth(splits, TINY, 0.5, seed=0)) and not list(check_worth(splits, TINY, 1.0, seed=0))
+    assert list(check_worth(splits, TINY, logits_of(splits, right=False), seed=0))
+    assert not list(check_worth(splits, TINY, logits_of(splits, right=True), seed=0))
 
 
 def test_a_run_that_learnt_nothing_of_use_is_told_so(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -23,34 +26,48 @@ from graft.data.texts import Texts
 from graft.diagnosis.findings import Finding, found
 from graft.inference import BATCH
 from graft.probe import solve_head
+from graft.task import Task
 
-MOST = 2_000  # items of each part that are looked at
+MOST = 500  # items of each part that are looked at
 SIDE = 16  # pixels
 WORDS = 2_048  # columns that words and pairs of them are counted in
 
 
-def check_worth(splits: Splits, intake: Intake, score: float, *, seed: int) -> Iterator[Finding]:
-    """Whether a model with this ``score`` on the validation part beats what needs no pretraining.
+def check_worth(
+    splits: Splits, intake: Intake, logits: NDArray[np.floating[Any]], *, seed: int
+) -> Iterator[Finding]:
+    """Whether a model with these ``logits`` [N, C] of the validation items beats what needs no pretraining.
 
-    It speaks where the model is worse by more than one standard error.
+    It speaks where the model is behind by more than two standard errors, paired by item.
     """
-    assert splits.val is not None and splits.val.targets is not None
-    train, val = (items.sample(MOST, seed) for items in (splits.train, splits.val))
-    assert train.targets is not None
-    solution = solve_head(plain_features(train, intake), train.targets, splits.task.classes, seed=seed)
-    logits = plain_features(val, intake) @ solution.weight.T + solution.bias
-    plain = splits.task.score(logits, torch.from_numpy(val.targets))
-    if math.isfinite(plain) and score < plain - math.sqrt(plain * (1 - plain) / len(val)):
+    task, val = splits.task, splits.val
+    assert val is not None and val.targets is not None
+    places = sorted(np.random.default_rng(seed).permutation(len(val))[:MOST].tolist())
+    train, shown = splits.train.sample(MOST, seed), val.select(places)
+    assert train.targets is not None and shown.targets is not None
+    solution = solve_head(plain_features(train, intake), train.targets, task.classes, seed=seed)
+    truth, tuned = torch.from_numpy(shown.targets), torch.from_numpy(logits[places])
+    plain = plain_features(shown, intake) @ solution.weight.T + solution.bias
+    ahead = (_right(task, plain, truth) - _right(task, tuned, truth)).numpy()
+    error = float(ahead.std()) / math.sqrt(len(ahead))
+    if ahead.mean() > 2 * error and ahead.mean() > 0:
         what = "words" if isinstance(intake, Encoding) else f"{SIDE} x {SIDE} pixels"
+        own, other = (100 * float(_right(task, each, truth).mean()) for each in (tuned, plain))
         yield found(
             "run.worse-than-scratch",
             "warning",
-            f"{100 * score:.1f} % ({splits.task.score_name}) on validation data, where a linear "
-            f"classifier on {what} reaches {100 * plain:.1f} %",
+            f"{own:.1f} % of {len(shown)} validation items are right, where a linear classifier on {what} "
+            f"has {other:.1f} % right",
             why="What the network was pretrained on does not help here, or training wiped it out.",
             cure="Smaller rates (graft lr finds them), another backbone (graft rank compares), or more "
             "labels with --strategy scratch.",
         )
+
+
+def _right(task: Task, logits: Tensor, truth: Tensor) -> Tensor:
+    """Of each item [N] 1 where it is right, else 0; of several labels, the share that is."""
+    right = (task.decisions(logits) == truth).double()
+    return right if right.ndim == 1 else right.mean(1)
 
 
 def plain_features(items: Items, intake: Intake) -> Tensor:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from graft.diagnosis.findings import Finding, found
+from graft.records import LOOKED_AT
 
 BEFORE, SPIKE = 20, 3.0  # steps whose median loss a later one exceeds so many times
 LITTLE, LONG = 0.02, 5  # share that the training loss falls by, in so many epochs: too slow
@@ -40,7 +41,8 @@ class _Course:
 class Watch:
     """Looks at records as they come and tells each finding once.
 
-    ``validated``: how many items are validated on. ``classes``: of a single-label task; 0 of others.
+    ``validated``: how many items are validated on, of which about 512 are looked at. ``classes``: of a
+    single-label task; 0 of others.
     """
 
     def __init__(self, validated: int = 0, classes: int = 0) -> None:
@@ -121,7 +123,7 @@ def _collapse(course: _Course, validated: int, classes: int) -> Iterator[Finding
     if len(course.ranks) < 2:
         return
     before, now, needed = course.ranks[0], course.ranks[-1], FEW * (classes - 1)
-    enough = validated >= 2 * classes
+    enough = min(validated, LOOKED_AT) >= 4 * classes  # fewer items cannot show so many directions
     if before > 0 and (now == 0 or (enough and now < min(needed, before))):
         yield found(
             "run.collapse",

@@ -44,14 +44,13 @@ def wants_report() -> bool:
 
 
 @contextlib.contextmanager
-def sparing(run: Run) -> Iterator[None]:
-    """Inside, a page that cannot be made is told as a warning: hours of training are not lost for it."""
+def sparing(run: Run, what: str) -> Iterator[None]:
+    """Inside, what cannot be made is told as a warning: hours of training are not lost for a page."""
     try:
         yield
     except Exception as error:
         warnings.warn(
-            f"The report of {run.folder} could not be made ({type(error).__name__}: {error}); the run "
-            "itself "
+            f"{what} of {run.folder} could not be made ({type(error).__name__}: {error}); the run itself "
             f"is not touched by that. graft report {run.folder} tries again.",
             stacklevel=2,
         )
@@ -67,7 +66,7 @@ class Reporter:
         """Write the page where the last one is old, for what it costs."""
         began = time.monotonic()
         if began - self.last > max(EVERY, self.cost / SHARE):
-            with sparing(self.run):
+            with sparing(self.run, "The report"):
                 write_report(self.run)
             self.last = time.monotonic()
             self.cost = self.last - began

@@ -69,8 +69,8 @@ def _holds_words(module: nn.Module, encoding: Encoding) -> bool:
 
 
 def _copy(model: Model) -> Model:
-    """The network with gradients everywhere; what was frozen in it has none otherwise."""
-    return copy.deepcopy(model).cpu().eval().requires_grad_(True)
+    """A copy with gradients everywhere; what was frozen in it has none otherwise."""
+    return copy.deepcopy(model).eval().requires_grad_(True)
 
 
 def _attribute(network: Model, layer: nn.Module, inputs: Tensor, decided: Sequence[int]) -> list[Tensor]:
@@ -78,30 +78,38 @@ def _attribute(network: Model, layer: nn.Module, inputs: Tensor, decided: Sequen
     from captum.attr import LayerGradientXActivation
 
     method = LayerGradientXActivation(network, layer)
-    targets, rows = torch.tensor(decided), []
+    targets, rows = torch.tensor(decided, device=inputs.device), []
     for start in range(0, len(inputs), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         found: Any = method.attribute(inputs[part], target=targets[part])
-        rows.append((found[0] if isinstance(found, tuple) else found).detach().float())
+        rows.append((found[0] if isinstance(found, tuple) else found).detach().float().cpu())
     return rows
 
 
 def _highest_with_places(network: Model, example: Tensor) -> nn.Module | None:
-    """The last module to finish whose outcome is a grid of channels or a row of tokens."""
-    seen: list[nn.Module] = []
+    """The last module to finish whose outcome is a grid or a row of tokens, and whose places count.
+
+    Above the layer in which a class token gathers them, places of tokens have no say in the decision.
+    """
+    seen: list[tuple[nn.Module, Tensor]] = []
 
     def look(module: nn.Module, _: Any, outcome: Any) -> None:
-        if isinstance(outcome, Tensor) and _grid(outcome) is not None:
-            seen.append(module)
+        if isinstance(outcome, Tensor) and outcome.requires_grad and _grid(outcome) is not None:
+            outcome.retain_grad()
+            seen.append((module, outcome))
 
     hooks = [module.register_forward_hook(look) for module in network.trunk.modules()]
     try:
-        with torch.no_grad():
-            network(example)
+        with torch.enable_grad():
+            network(example).max().backward()
     finally:
         for hook in hooks:
             hook.remove()
-    return seen[-1] if seen else None
+        network.zero_grad()
+    for module, outcome in reversed(seen):
+        if outcome.grad is not None and bool(_places(outcome.grad.abs()).any()):
+            return module
+    return None
 
 
 def _grid(outcome: Tensor) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ Shapes: C classes, N items, B bins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from graft.changes import StageChange
-from graft.reporting.drawing import COLOURS, FAINT, INK, new_figure, shorten, styled
+from graft.reporting.drawing import COLOURS, FAINT, INK, legend_name, new_figure, shorten, styled
 
 MOST_TICKS = 30  # classes that are named along an axis
 MOST_COLOURS = len(COLOURS)
@@ -195,7 +196,7 @@ def feature_map(
                 linewidth=0,
                 alpha=0.75 if named else 0.3,
                 color=COLOURS[place] if named else FAINT,
-                label=shorten(labels[number], 16) if named else None,
+                label=legend_name(labels[number], 16) if named else None,
             )
         axes.set_title(title)
         axes.set(xticks=[], yticks=[])
@@ -217,7 +218,12 @@ def layer_changes(found: Sequence[StageChange]) -> Figure:
     looks = looks[:1] + [look for look in looks[1:] if any(look[1])]  # what moved at all
     figure, sides = new_figure(max(1.5, 0.8 + _ROW * len(found)), columns=len(looks), sharey=True)
     for number, (axes, (title, values, share)) in enumerate(zip(sides, looks, strict=True)):
-        axes.barh(range(len(found)), [value or 0.0 for value in values], color=COLOURS[number], height=0.7)
+        axes.barh(
+            range(len(found)),
+            [math.nan if value is None else value for value in values],
+            color=COLOURS[number],
+            height=0.7,
+        )
         axes.set_title(title, fontsize=9)
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -248,7 +254,14 @@ def trade(points: Mapping[str, tuple[float, float]], across: str, up: str = "acc
     """What each costs (``across``, on a scale of powers) and what it gives (a share of one)."""
     figure, (axes,) = new_figure(3.2)
     for place, (name, (cost, value)) in enumerate(points.items()):
-        axes.scatter(cost, value, s=42, color=COLOURS[place % MOST_COLOURS], label=shorten(name))
+        axes.scatter(
+            cost,
+            value,
+            s=42,
+            color=COLOURS[place % MOST_COLOURS],
+            label=legend_name(name),
+            marker=_marker(place),
+        )
     if all(cost > 0 for cost, _ in points.values()):
         axes.set_xscale("log")
         _name_powers(axes.xaxis)
@@ -265,7 +278,9 @@ def label_curves(series: Mapping[str, Sequence[tuple[int, float, float, float]]]
     for place, (name, points) in enumerate(series.items()):
         labels, scores, lows, highs = zip(*sorted(points), strict=True)
         colour = COLOURS[place % MOST_COLOURS]
-        axes.plot(labels, scores, marker="o", markersize=4, color=colour, label=shorten(name))
+        axes.plot(
+            labels, scores, marker=_marker(place), markersize=4, color=colour, label=legend_name(name)
+        )
         axes.fill_between(labels, lows, highs, color=colour, alpha=0.12, linewidth=0)
     ticks = sorted({point[0] for points in series.values() for point in points})
     axes.set_xscale("log")
@@ -282,10 +297,12 @@ def _draw_rates(axes: Axes, spans: Sequence[Span]) -> None:
     for span in spans:
         for name, points in span.rates.items():
             colour = colours.setdefault(name, COLOURS[len(colours) % MOST_COLOURS])
-            known = name in axes.get_legend_handles_labels()[1]
+            known = legend_name(name) in axes.get_legend_handles_labels()[1]
             shown = [(step, rate) for step, rate in points if rate > 0]
             if shown:
-                axes.plot(*zip(*shown, strict=True), color=colour, label=None if known else name)
+                axes.plot(
+                    *zip(*shown, strict=True), color=colour, label=None if known else legend_name(name)
+                )
     axes.set_title("Learning rates")
     if colours:
         axes.set_yscale("log")
@@ -294,6 +311,11 @@ def _draw_rates(axes: Axes, spans: Sequence[Span]) -> None:
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no steps: the head is solved", ha="center", transform=axes.transAxes)
+
+
+def _marker(place: int) -> str:
+    """Another shape where colours begin anew."""
+    return "osD^vPX*"[place // MOST_COLOURS % 8]
 
 
 def _name_powers(axis: Axis) -> None:

@@ -9,9 +9,11 @@ Shapes: N items, C classes.
 from __future__ import annotations
 
 import base64
+import contextlib
+import copy
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ SHOWN = 12  # items that it is most wrong about, and as many that it is least su
 MAPPED = 256  # items on the map, and whose outcome of each stage is compared
 SECONDS = 3.0  # that looking through both networks may take; slower ones look at fewer items
 FEWEST = 32
+SLOW, _PASSES = 4.0, 4  # seconds that looking at examples may take; what it is in forward passes
 MOST_CLASSES = 200  # of a confusion table
 SIDE = 112  # pixels of a thumbnail
 _WORDS = 120  # of a text that are shown
@@ -98,10 +101,14 @@ def gather_details(
     ``backbone`` as it was before training, ``model`` as it is now; ``parts``: the labelled items of train,
     validation and test, as far as there are any; ``logits`` [N, C] of those that were measured.
     """
-    changes, plotted = _compare_networks(backbone, model, task, numerics, parts, seed)
+    notes: list[str] = []
+    changes: tuple[StageChange, ...] = ()
+    plotted: FeatureMap | None = None
+    with _noting("What became of each stage", notes):
+        changes, plotted = _compare_networks(backbone, model, task, numerics, parts, seed)
     part = next((name for name in ("test", "val") if name in logits), None)
     if part is None:
-        return Details(changes=changes, map=plotted)
+        return Details(changes=changes, map=plotted, notes=tuple(notes))
     items, found = parts[part], torch.from_numpy(logits[part])
     targets = items.targets
     assert targets is not None
@@ -112,18 +119,24 @@ def gather_details(
         bins_before=_uncalibrated_bins(task, logits[part], targets),
         changes=changes,
         map=plotted,
+        notes=tuple(notes),
     )
     if task.multi_label:
         return shown
     decided = shares.argmax(axis=1)
     wrong, unsure = pick(shares, targets)
-    examples, notes = _show(backbone, model, task, items, [*wrong, *unsure], shares)
+    examples = _name(task, items, [*wrong, *unsure], shares)
+    with _noting("Where the network looks", notes):
+        device = torch.device(numerics.device)
+        examples = _look_into(
+            examples, backbone, model, items.select([*wrong, *unsure]), task, device, notes
+        )
     return shown.model_copy(
         update={
             "wrong": examples[: len(wrong)],
             "unsure": examples[len(wrong) :],
             "confusion": _counts(targets, decided, task.classes),
-            "notes": notes,
+            "notes": tuple(notes),
         }
     )
 
@@ -193,13 +206,14 @@ def _compare_networks(
     """What became of each stage, and the map of the items' features before and after."""
     items = next(parts[name] for name in ("test", "val", "train") if name in parts)
     plain = numerics.model_copy(update={"forward": Forward(), "workers": 0})
-    items = items.sample(_affordable(backbone, items, numerics), seed)
+    trunks = [copy.deepcopy(trunk).eval() for trunk in (backbone.trunk, model.trunk)]  # which will be moved
+    items = items.sample(_affordable(trunks[0], backbone, items, numerics), seed)
 
     def look(trunk: torch.nn.Module) -> Look:
         deepest = len(backbone.stages)
         return Look(trunk, backbone, items, task, plain, seed, NOWHERE, Passes(0, None), depths=deepest)
 
-    before, after = look(backbone.trunk), look(model.trunk)
+    before, after = map(look, trunks)
     old, new = before.states, after.states
     alike = {name: linear_cka(one, two) for name, one, two in zip(before.names, old, new, strict=True)}
     changes = compare_values(backbone.trunk.state_dict(), model.trunk.state_dict(), backbone.stages, alike)
@@ -212,12 +226,12 @@ def _compare_networks(
     return changes, plotted
 
 
-def _affordable(backbone: Backbone, items: Items, numerics: Numerics) -> int:
+def _affordable(trunk: torch.nn.Module, backbone: Backbone, items: Items, numerics: Numerics) -> int:
     """How many items both networks can look at in the seconds that there are."""
     few = items.select(range(min(8, len(items))))
     source = open_inputs(few, backbone.preprocess)
     device = torch.device(numerics.device)
-    trunk = backbone.trunk.eval().to(device)
+    trunk.to(device)
     began = time.perf_counter()
     with torch.inference_mode():
         for tensors, _, _ in source.batches([list(range(len(few)))]):
@@ -239,76 +253,81 @@ def project(features: Tensor) -> tuple[tuple[float, float], ...]:
     return tuple((round(float(x), 4), round(float(y), 4)) for x, y in points)
 
 
-def _show(
+def _name(
+    task: Task, items: Items, numbers: Sequence[int], shares: NDArray[np.floating[Any]]
+) -> tuple[Example, ...]:
+    """Examples of the items ``numbers``, in words."""
+    targets = items.targets
+    assert targets is not None
+    return tuple(
+        Example(
+            id=items.ids[number],
+            truth=task.labels[int(targets[number])],
+            decided=task.labels[int(shares[number].argmax())],
+            share=float(shares[number].max()),
+            truth_share=float(shares[number, int(targets[number])]),
+        )
+        for number in numbers
+    )
+
+
+def _look_into(
+    examples: tuple[Example, ...],
     backbone: Backbone,
     model: Model,
-    task: Task,
     items: Items,
-    numbers: Sequence[int],
-    shares: NDArray[np.floating[Any]],
-) -> tuple[tuple[Example, ...], tuple[str, ...]]:
-    """Examples of the items ``numbers``, with where the network looks."""
-    if not numbers:
-        return (), ()
-    chosen = items.select(numbers)
-    assert chosen.targets is not None
-    decided = [int(shares[number].argmax()) for number in numbers]
-    plain = [
-        Example(
-            id=name,
-            truth=task.labels[int(truth)],
-            decided=task.labels[label],
-            share=float(shares[number, label]),
-            truth_share=float(shares[number, int(truth)]),
+    task: Task,
+    device: torch.device,
+    notes: list[str],
+) -> tuple[Example, ...]:
+    """The examples with what the network sees of them, and where it looks."""
+    if not examples:
+        return ()
+    decided = [task.labels.index(example.decided) for example in examples]
+    intake = backbone.preprocess
+    source = open_inputs(items, intake)
+    looked = copy.deepcopy(model).to(device)
+    if isinstance(intake, Encoding):
+        texts = [each if isinstance(each, Text) else Text(str(each)) for each in items.sources]
+        ((inputs, _, _),) = source.batches([list(range(len(items)))])
+        rows = look_at_texts(looked, intake, texts, inputs.to(device), decided)
+        if rows is None:
+            notes.append("Which words count is not shown: the network has no layer of words.")
+            rows = [[(word, 0.0) for word in f"{t.first} {t.second or ''}".split()] for t in texts]
+        return tuple(
+            example.model_copy(
+                update={"words": tuple((word, round(score, 3)) for word, score in row[:_WORDS])}
+            )
+            for example, row in zip(examples, rows, strict=True)
         )
-        for name, truth, label, number in zip(chosen.ids, chosen.targets, decided, numbers, strict=True)
+    inputs = torch.cat([tensors for tensors, _, _ in source.batches([[n] for n in range(len(items))])])
+    pictures = [_visible(each, intake) for each in inputs]
+    shown = [
+        each.model_copy(update={"picture": _uri(p)}) for each, p in zip(examples, pictures, strict=True)
     ]
-    if isinstance(backbone.preprocess, Encoding):
-        return _with_words(plain, backbone, model, chosen, decided)
-    return _with_pictures(plain, backbone.preprocess, model, chosen, decided)
-
-
-def _with_words(
-    plain: Sequence[Example], backbone: Backbone, model: Model, items: Items, decided: Sequence[int]
-) -> tuple[tuple[Example, ...], tuple[str, ...]]:
-    encoding = backbone.preprocess
-    assert isinstance(encoding, Encoding)
-    texts = [source if isinstance(source, Text) else Text(str(source)) for source in items.sources]
-    ((inputs, _, _),) = open_inputs(items, encoding).batches([list(range(len(items)))])
-    rows = look_at_texts(model, encoding, texts, inputs, decided)
-    notes = (
-        () if rows else ("Which words count is not shown: the embeddings cannot be told from the rest.",)
-    )
-    rows = rows or [[(word, 0.0) for word in f"{text.first} {text.second or ''}".split()] for text in texts]
+    began = time.perf_counter()
+    with torch.inference_mode():
+        looked.eval()(inputs[:1].to(device))
+    if (time.perf_counter() - began) * _PASSES * len(shown) > SLOW:
+        notes.append("Where the network looks is not shown: on this machine it would take too long.")
+        return tuple(shown)
+    maps = look_at_pictures(looked, inputs.to(device), decided)
+    if maps is None:
+        notes.append("Where the network looks is not shown: none of its layers has places.")
+        return tuple(shown)
     return tuple(
-        example.model_copy(update={"words": tuple((word, round(score, 3)) for word, score in row[:_WORDS])})
-        for example, row in zip(plain, rows, strict=True)
-    ), notes
+        each.model_copy(update={"heat": _uri(_heated(picture, places))})
+        for each, picture, places in zip(shown, pictures, maps, strict=True)
+    )
 
 
-def _with_pictures(
-    plain: Sequence[Example], preprocess: Preprocess, model: Model, items: Items, decided: Sequence[int]
-) -> tuple[tuple[Example, ...], tuple[str, ...]]:
-    inputs = torch.cat(
-        [
-            tensors
-            for tensors, _, _ in open_inputs(items, preprocess).batches([[n] for n in range(len(items))])
-        ]
-    )
-    pictures = [_visible(each, preprocess) for each in inputs]
-    maps = look_at_pictures(model, inputs, decided)
-    notes = (
-        () if maps is not None else ("Where it looks is not shown: no layer of the network has places.",)
-    )
-    heats = (
-        [None] * len(pictures)
-        if maps is None
-        else [_heated(*pair) for pair in zip(pictures, maps, strict=True)]
-    )
-    return tuple(
-        example.model_copy(update={"picture": _uri(picture), "heat": None if heat is None else _uri(heat)})
-        for example, picture, heat in zip(plain, pictures, heats, strict=True)
-    ), notes
+@contextlib.contextmanager
+def _noting(what: str, notes: list[str]) -> Iterator[None]:
+    """Inside, what cannot be made is noted on the page: one part that fails does not cost the others."""
+    try:
+        yield
+    except Exception as error:
+        notes.append(f"{what} could not be looked at ({type(error).__name__}: {error}).")
 
 
 def _visible(inputs: Tensor, preprocess: Preprocess) -> Image.Image:

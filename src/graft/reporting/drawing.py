@@ -8,7 +8,7 @@ cannot be printed.
 from __future__ import annotations
 
 import io
-import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -25,7 +25,9 @@ INK, FAINT = "#22262b", "#8a9199"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
 WIDTH = 7.2  # inches
 _LONGEST = 24
-_ASIDES = re.compile(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*", re.DOTALL)
+_SVG = "http://www.w3.org/2000/svg"
+ElementTree.register_namespace("", _SVG)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": FAINT,
     "axes.facecolor": "none",
@@ -92,8 +94,13 @@ def to_svg(figure: Figure, name: str) -> str:
     with style(name):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    text = _ASIDES.sub("", text[text.index("<svg") :])
-    return _own_ids(text, name).replace(INK, "currentColor")
+    root = ElementTree.fromstring(text)
+    for part in root.iter():
+        for key, value in part.attrib.items():
+            part.set(key, _for_page(key, value, name))
+    for metadata in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(metadata)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def to_file(figure: Figure, kind: str) -> bytes:
@@ -114,6 +121,12 @@ def shorten(name: str, most: int = _LONGEST) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
+def legend_name(name: str, most: int = _LONGEST) -> str:
+    """A name as it can stand in a legend, which leaves out what begins with an underscore."""
+    shown = shorten(name, most)
+    return f"\u2009{shown}" if shown.startswith("_") else shown
+
+
 def _lay_out(figure: Figure) -> None:
     """Find the places of everything once, and not each time that the figure is saved."""
     if figure.get_layout_engine() is not None:
@@ -122,8 +135,10 @@ def _lay_out(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def _own_ids(text: str, name: str) -> str:
-    """Ids, and what refers to them, with the chart's name before: two charts may stand in one page."""
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    return re.sub(r'href="#', f'href="#{name}-', text)
+def _for_page(key: str, value: str, name: str) -> str:
+    """An attribute as it stands in a page: ids, and what refers to them, with the chart's name before."""
+    if key == "id":
+        return f"{name}-{value}"
+    if key.endswith("href") and value.startswith("#"):
+        return f"#{name}-{value[1:]}"
+    return value.replace("url(#", f"url(#{name}-").replace(INK, "currentColor")

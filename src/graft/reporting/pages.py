@@ -127,7 +127,9 @@ def _run_values(story: Story) -> dict[str, Any]:
         "texts": plan.takes_text,
         "data": _data_sheet(story),
         "problems": story.problems,
-        "command": f"graft train --recipe {FOLDER}/{RECIPE}",
+        "command": f"graft train --recipe {FOLDER}/{RECIPE}"
+        if story.comparison is None
+        else f"graft compare (see {story.comparison / PAGE})",
         "recipe_file": RECIPE,
         "recipe": story.recipe.to_toml(),
         "provenance": list(_provenance(story)),

@@ -41,8 +41,11 @@ def course_charts(story: Story) -> Iterator[Drawn]:
         charts.curves(losses, epochs, borders_of(story.plan), score),
         "A dotted line is where a phase begins. Where training goes on falling and validation rises, the "
         "network learns its items by heart.",
-        ("step", "train loss", "validation loss", score),
-        epochs,
+        ("step", "batch loss", "train loss", "validation loss", score),
+        [
+            *((step, loss, None, None, None) for step, loss in losses),
+            *((each.step, None, *each[1:]) for each in epochs),
+        ],
     )
 
 
@@ -65,8 +68,12 @@ def result_charts(story: Story, details: Details) -> Iterator[Drawn]:
             charts.reliability(details.bins, details.bins_before),
             "On the dashed line, what is said with 80 % is right 80 % of the time; below it the network is "
             "too sure.",
-            ("items", "probability said", "share right"),
-            details.bins,
+            ("calibrated", "items", "probability said", "share right"),
+            [
+                (word, *row)
+                for word, rows in (("no", details.bins_before), ("as saved", details.bins))
+                for row in rows
+            ],
         )
 
 

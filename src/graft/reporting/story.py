@@ -40,14 +40,13 @@ class Story:
     """Training items of each label."""
     problems: tuple[str, ...] = ()
     """What was odd about the data."""
+    multi_label: bool = False
+    comparison: Path | None = None
+    """The folder of the comparison that it is a run of."""
 
     @property
     def findings(self) -> list[dict[str, Any]]:
         return [record for record in self.log if record["record"] == "found"]
-
-    @property
-    def multi_label(self) -> bool:
-        return "mean_average_precision" in (self.measured or {})
 
     @property
     def measured(self) -> dict[str, Any] | None:
@@ -73,6 +72,8 @@ def read_story(run: Run) -> Story:
     facts = read_json(run.folder / "data.json", RunError, most=None)
     return Story(
         sizes=_sizes(facts),
+        multi_label=any(isinstance(label, list) for label, _ in facts["items"].values()),
+        comparison=run.comparison,
         problems=tuple(facts.get("problems", ())),
         folder=run.folder,
         recipe=run.recipe,
