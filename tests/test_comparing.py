@@ -90,9 +90,9 @@ def test_what_never_varies_is_not_certain() -> None:
 
 def test_several_comparisons_at_once_raise_each_p() -> None:
     generator = np.random.default_rng(3)
+    shares = {"a": 0.8, "b": 0.7, "c": 0.6, "d": 0.5}
     rights = {
-        name: (generator.random(200) < share).astype(float).tolist()
-        for name, share in (("a", 0.8), ("b", 0.7), ("c", 0.6), ("d", 0.5))
+        name: (generator.random(200) < share).astype(float).tolist() for name, share in shares.items()
     }
     found = gaps_to_leader([outcome(name, 0, right) for name, right in rights.items()], 10)
     alone = [compare_pair([rights["a"]], [rights[other]]).p for _, other, _ in found]

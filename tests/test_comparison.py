@@ -19,7 +19,7 @@ from graft.data.validation import draw
 from graft.errors import Interrupted, RecipeError, RunError
 from graft.records import Record, Validated
 from graft.runs import Run
-from small import COLOURS, SETTINGS, make_pictures, write_pictures
+from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
 
 BASE = {key: value for key, value in SETTINGS.items() if key not in ("strategy", "epochs")}
 STRATEGIES = ("probe", "partial:1", "gradual", "full", "lora", "scratch", "auto")
@@ -50,6 +50,9 @@ def test_every_strategy_has_as_many_steps_as_fit(data: Path, tmp_path: Path) -> 
     parameters = {each.candidate: each.parameters for each in found}
     assert parameters["probe"] < parameters["partial:1"] < parameters["full"] == found[0].whole
     assert all(each.memory and each.seconds > 0 for each in found)
+    whole = graft.read_recipe(data__path=str(data), strategy="probe", **BASE)
+    probe = Run(tmp_path / "out" / "runs" / "01-probe-all-0")
+    assert len(_items(probe, "train")) == len(graft.read_splits(whole, make_tiny()).train) == 60, "as alone"
     runs = {Run(path.parent) for path in (tmp_path / "out" / "runs").glob("*/plan.json")}
     assert len({frozenset(_items(run, "test")) for run in runs}) == 1
     assert len({frozenset(_items(run, "train") | _items(run, "val")) for run in runs}) == 1
@@ -98,6 +101,10 @@ def test_what_was_stopped_goes_on_and_ends_alike(data: Path, tmp_path: Path) -> 
     for count in (1, 4):
         with pytest.raises((KeyboardInterrupt, Interrupted)):
             compare(wanted, tmp_path / "parts", show=stop_at(count))
+    runs = [path for path in (tmp_path / "parts" / "runs").iterdir() if not path.is_symlink()]
+    stopped = next(path for path in runs if not (path / "result.json").exists())
+    with pytest.raises(RunError, match="is a run of the comparison"):
+        graft.resume(stopped, data=str(data / "train"), quiet=True)
     told: list[str] = []
 
     def note(name: str, record: Record | None) -> None:
@@ -124,12 +131,18 @@ def test_recipes_are_compared_as_they_are(data: Path, tmp_path: Path) -> None:
     assert [each.steps for each in found] == [6, 24]  # one epoch as it says; as long as asked
 
 
-def test_what_makes_no_comparison_is_refused(data: Path, tmp_path: Path) -> None:
+def test_what_makes_no_comparison_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = graft.read_recipe(**BASE)
     with pytest.raises(RecipeError, match="two candidates"):
         make_candidates(recipe, ("probe",), [recipe.backbone])
     with pytest.raises(RecipeError, match="Named twice"):
         make_candidates(recipe, ("probe", "probe"), [recipe.backbone])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="in one process"):
+        compare(asked(data, "probe", "full"), tmp_path / "out")
+    monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(RecipeError, match="there are 60 items"):
         compare(asked(data, "probe", "full", labels=(61,)), tmp_path / "out")
 

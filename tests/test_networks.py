@@ -73,6 +73,16 @@ def test_files_of_weights_with_and_without_a_network_around(runs: dict[str, Path
     assert any("other.weight" in note for note in notes)
 
 
+def test_what_a_run_began_with_is_that_also_from_scratch(finished_run: Path, tmp_path: Path) -> None:
+    photos, settings = finished_run.parent / "photos", SETTINGS | {"strategy": "scratch", "epochs": 1}
+    graft.train(photos, out=tmp_path / "run", quiet=True, **settings, train__lr=1e-6)
+    found = moved("pretrained", tmp_path / "run")
+    assert max(found.values()) < 0.01, "beside other random weights"
+    bundle = (tmp_path / "run" / "bundle").rename(tmp_path / "alone")
+    with pytest.raises(BundleError, match="is not known"):
+        compare_networks("pretrained", str(bundle))
+
+
 def test_what_cannot_be_compared_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
     save_file({"elsewhere": torch.ones(2)}, tmp_path / "other.safetensors")
     (tmp_path / "empty").mkdir()

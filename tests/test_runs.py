@@ -19,6 +19,7 @@ from graft import records
 from graft.backbones.contract import Backbone
 from graft.data import read_splits
 from graft.data.items import Splits
+from graft.diagnosis.training_checks import Watch
 from graft.errors import RunError
 from graft.plan import VERSION, Plan, make_plan
 from graft.recipe import DataSettings, Recipe, read_recipe
@@ -355,6 +356,30 @@ def test_the_log_is_there_at_once_for_whoever_watches(tmp_path: Path) -> None:
     log.write(stepped(1))
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
     log.close()
+
+
+def test_a_torn_line_of_the_log_is_passed_over(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    write_log(run, 0, [1, 2])
+    with run.log.open("a") as file:
+        file.write('{"record": "step')
+    assert [record["step"] for record in run.read_log()] == [1, 2]
+
+
+def test_findings_stand_in_the_log_once_also_after_a_resume(tmp_path: Path) -> None:
+    """The spike that 28 steps show is told with the last of them, and again when they are read."""
+    losses = [1.0] * 25 + [9.0] * 3
+    run = Run(tmp_path)
+    for kept, steps in ((0, losses), (27, losses[27:]), (28, [])):
+        log = Log(run, kept, watch=Watch())
+        told = [
+            found for n, loss in enumerate(steps, start=kept + 1) for found in log.write(stepped(n, loss))
+        ]
+        log.close()
+        assert [each.id for each in told] == (["run.spike"] if steps else [])
+        kinds = [record["record"] for record in run.read_log()]
+        assert kinds == ["stepped"] * 28 + ["found"]
+        assert [each["id"] for each in run.findings] == ["run.spike"]
 
 
 def test_events_for_tensorboard(tmp_path: Path) -> None:

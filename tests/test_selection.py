@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from graft import records
 from graft.averaging import average, interpolate
@@ -24,7 +24,7 @@ from graft.inference import forward_all
 from graft.plan import Plan, make_plan
 from graft.recipe import read_recipe
 from graft.records import Record
-from graft.selection import Candidate, _choose, _describe, _judged
+from graft.selection import Candidate, _choose, _describe, _judged, _seeing_features
 from graft.state import State, Trained
 from graft.steps import Calibrate, Select
 from graft.task import Task
@@ -281,6 +281,18 @@ def test_the_greedy_average_is_never_worse_than_the_best(splits: Splits) -> None
                 taken, loss = [*taken, weights], tried
         assert told["average of the best"]["loss"] == pytest.approx(loss, rel=1e-5)
     assert averaged, "no average helped: this test shows nothing"
+
+
+def test_the_features_looked_at_are_of_every_class() -> None:
+    """Items come class by class: the first of them would be of the first classes alone."""
+    head = nn.Linear(1, 2)
+    for items in (10, 512, 513, 3000):
+        with _seeing_features(head, items) as seen:
+            for part in torch.arange(float(items))[:, None].split(64):
+                head(part)
+        rows = torch.cat(seen).flatten()
+        assert len(rows) <= 512 and len(rows) > min(items, 512) / 2
+        assert rows.diff().unique().numel() <= 1 and rows[0] == 0 and rows[-1] > 0.9 * items - 8
 
 
 def test_leaders_are_the_best_epochs(splits: Splits) -> None:

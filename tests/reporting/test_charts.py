@@ -77,6 +77,23 @@ def test_what_stands_in_a_chart_is_what_was_given() -> None:
     assert any("$x^2$" in each for each in words(DRAWN["results"]())), "no formulas are made of names"
 
 
+def test_no_name_is_taken_for_markup_or_left_out() -> None:
+    odd = ("_background_noise_", 'id="x', INK, "url(#a)", "--> <b>")
+    for names in (odd, odd[1:]):
+        points = [(float(n), 0.0) for n in range(len(names))]
+        said = [
+            each.strip() for each in words(charts.feature_map(points, points, range(len(names)), names))
+        ]
+        assert {shorten(name, 16) for name in names} <= set(said)
+    assert "_a" in [each.strip() for each in words(charts.trade({"_a": (1.0, 0.5), "b": (2.0, 0.5)}, "s"))]
+
+
+def test_many_candidates_can_be_told_apart() -> None:
+    series = {f"c{n}": [(10, 0.5, 0.4, 0.6), (20, 0.6, 0.5, 0.7)] for n in range(20)}
+    lines = charts.label_curves(series).axes[0].get_lines()
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
+
+
 def test_rates_have_plain_numbers() -> None:
     said = words(DRAWN["timeline"]())
     assert "0.001" in said and not any("mathdefault" in each for each in said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from graft.reporting.details import CERTAIN, SHOWN, bins_of, pick, project
 from graft.reporting.story import read_story
 from graft.runs import Run, choose_run
 from graft.workflow import carry_out, drain, prepare
-from small import SETTINGS, make_tiny
+from small import SETTINGS, make_pictures, make_tiny
 from small_text import write_model
 
 
@@ -181,3 +182,46 @@ def test_a_run_of_texts_shows_words(tmp_path: Path) -> None:
     shown = [*details.wrong, *details.unsure]
     assert shown and all(each.words and each.picture is None for each in shown)
     assert 'class="said"' in (run.folder / "report.html").read_text()
+
+
+def test_places_count_where_a_class_token_decides() -> None:
+    backbone = graft.load_backbone("timm/vit_tiny_patch16_224:none", size=64)
+    model = Model(backbone.trunk.eval(), nn.Linear(backbone.feature_dim, 2))
+    maps = look_at_pictures(model, backbone.preprocess.noise(3), [0, 1, 0])
+    assert maps is not None and maps.shape == (3, 4, 4)
+    assert (maps.max(axis=(1, 2)) == 1).all(), "a layer above which the places have no say"
+
+
+def doubtful() -> tuple[list[np.ndarray[Any, Any]], list[str]]:
+    """Pictures whose labels cannot be told from them."""
+    return list(make_pictures("red", 120, seed=0)), ["heads", "tails"] * 60
+
+
+def test_one_part_that_fails_does_not_cost_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("of a map")
+
+    monkeypatch.setattr("graft.reporting.details.project", fail)
+    recipe, backbone = graft.read_recipe(**SETTINGS), make_tiny()
+    run = choose_run(tmp_path / "run", recipe)
+    modes = [module.training for module in backbone.trunk.modules()]
+    drain(carry_out(prepare(recipe, backbone=backbone, data=doubtful()), run, report=True))
+    details = read_story(run).details
+    assert details is not None and details.map is None and details.confusion is not None
+    assert details.wrong and all(each.heat for each in details.wrong)
+    assert any("of a map" in note for note in details.notes)
+    assert "of a map" in (run.folder / "report.html").read_text()
+    assert [module.training for module in backbone.trunk.modules()] == modes
+
+
+def test_a_slow_network_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graft.reporting.details.SLOW", 0.0)
+    recipe = graft.read_recipe(**SETTINGS | {"epochs": 1})
+    run = choose_run(tmp_path / "run", recipe)
+    drain(carry_out(prepare(recipe, data=doubtful()), run, report=True))
+    details = read_story(run).details
+    assert details is not None and any("take too long" in note for note in details.notes)
+    shown = (*details.wrong, *details.unsure)
+    assert shown and all(each.picture and each.heat is None for each in shown)

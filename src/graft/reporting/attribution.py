@@ -94,7 +94,10 @@ def _highest_with_places(network: Model, example: Tensor) -> nn.Module | None:
     seen: list[tuple[nn.Module, Tensor]] = []
 
     def look(module: nn.Module, _: Any, outcome: Any) -> None:
-        if isinstance(outcome, Tensor) and outcome.requires_grad and _grid(outcome) is not None:
+        if not isinstance(outcome, Tensor) or not outcome.requires_grad:
+            return
+        grid = _grid(outcome)
+        if grid is not None and _like(grid, example):
             outcome.retain_grad()
             seen.append((module, outcome))
 
@@ -122,6 +125,12 @@ def _grid(outcome: Tensor) -> tuple[int, int] | None:
         places = side >= FEWEST_PLACES and outcome.shape[1] - side**2 <= MOST_PREFIX
         return (side, side) if places else None
     return None
+
+
+def _like(grid: tuple[int, int], example: Tensor) -> bool:
+    """Whether a grid has the sides of the picture, reduced: heads of attention by tokens have not."""
+    height, width = example.shape[-2:]
+    return abs(grid[0] * width - grid[1] * height) <= max(height, width)
 
 
 def _channels_last(outcome: Tensor) -> bool:
