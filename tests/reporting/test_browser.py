@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from graft.comparing import Asked, Candidate, Outcome, cells, outcome_file
+from graft.comparison_report import write_comparison
+from graft.files import write_json
 from graft.reporting.pages import PAGE
 from graft.runs import Run
+from reporting_names import HOSTILE
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENS = {"desk": (1200, 900), "phone": (375, 800)}
@@ -116,4 +120,49 @@ def test_it_prints(browser: Any, reported: Run, tmp_path: Path) -> None:
     opened.goto((reported.folder / PAGE).as_uri())
     opened.pdf(path=tmp_path / "report.pdf", format="A4")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a comparison of candidates whose names are long or markup."""
+    folder = tmp_path_factory.mktemp("compared")
+    names = (*HOSTILE[:3], "probe")
+    asked = Asked(
+        data="<b>data</b>",
+        candidates=tuple(Candidate(name=name, recipe={"strategy": "full", "data": {}}) for name in names),
+        seeds=(0, 1),
+        labels=(10, 100),
+        command="graft compare '<script>alert(1)</script>'",
+    )
+    (folder / "outcomes").mkdir()
+    write_json(folder / "comparison.json", asked.model_dump(mode="json"))
+    for number, cell in enumerate(cells(asked)):
+        right = tuple(float((item * 7 + number) % 10 < 6) for item in range(40))
+        outcome = Outcome(
+            candidate=cell.candidate.name, labels=cell.labels or 0, seed=cell.seed, score=sum(right) / 40,
+            right=right, steps=10, seconds=1.0 + number, parameters=10**number, whole=10**9, memory=2**20,
+        )  # fmt: skip
+        write_json(outcome_file(folder, asked, cell), outcome.model_dump(mode="json"))
+    return write_comparison(folder)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_page_of_a_comparison_is_as_harmless_and_as_readable(
+    screen: str, browser: Any, compared: Path
+) -> None:
+    width, height = SCREENS[screen]
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark")
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("dialog", lambda dialog: complaints.append(dialog.message))
+    opened.goto(compared.as_uri())
+    assert complaints == [] and opened.locator("script").count() == 0
+    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    boxes = [chart.bounding_box() for chart in opened.locator("figure").all()]
+    assert len(boxes) == 4
+    for above, below in pairwise(boxes):
+        assert above["y"] + above["height"] <= below["y"]
+    assert "alert(1)" in opened.inner_text("body")
     context.close()

@@ -86,6 +86,7 @@ def timeline(spans: Sequence[Span], stages: Sequence[str]) -> Figure:
     _mark_phases(above, spans)
     _draw_rates(below, spans)
     below.set_xlabel("optimiser steps")
+    below.set_xlim(0, max([span.end for span in spans], default=0) or 1)
     return figure
 
 
@@ -198,11 +199,13 @@ def feature_map(
                 color=COLOURS[place] if named else FAINT,
                 label=legend_name(labels[number], 16) if named else None,
             )
+        if len(common) > MOST_COLOURS:
+            axes.scatter([], [], s=13, color=FAINT, alpha=0.3, label=f"{len(common) - MOST_COLOURS} others")
         axes.set_title(title)
         axes.set(xticks=[], yticks=[])
     handles, names = sides[0].get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=8, markerscale=1.6
+        handles, names, loc="outside lower center", ncols=min(5, len(names)), fontsize=8, markerscale=1.6
     )
     return figure
 
