@@ -49,6 +49,25 @@ def test_fetched_weights_go_through_timms_conversion(
         assert torch.allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_the_pretrainings_own_classifier_is_kept(suffix: str, tmp_path: Path) -> None:
+    reference, file = timm.create_model("test_efficientnet").eval(), tmp_path / f"model.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(reference.state_dict(), file)
+    backbone = load_backbone("timm/test_efficientnet", weights=file)
+    assert backbone.classifier is not None
+    weight, bias = backbone.classifier
+    pictures = backbone.preprocess.noise(2)
+    with torch.no_grad():
+        found = backbone.trunk.eval()(pictures) @ weight.T + bias
+        assert torch.allclose(found, reference(pictures), atol=1e-4)
+    assert load_backbone("timm/test_efficientnet:none").classifier is None
+    save_file(
+        {n: v for n, v in reference.state_dict().items() if "classifier" not in n},
+        tmp_path / "b.safetensors",
+    )
+    assert load_backbone("timm/test_efficientnet", weights=tmp_path / "b.safetensors").classifier is None
+
+
 def test_damaged_download_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"short")

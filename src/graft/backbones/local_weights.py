@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from graft.errors import BackboneError
@@ -84,6 +85,15 @@ def linear_head(state: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]
     if weight is None or bias is None or weight.ndim != 2:
         return None
     return weight.float(), bias.float()
+
+
+def read_linear_head(file: Path, name: str) -> tuple[Tensor, Tensor] | None:
+    """:func:`linear_head` of a file; of a .safetensors file nothing else is read."""
+    if file.suffix != ".safetensors":
+        return linear_head(read_weights(file), name)
+    with safe_open(file, "pt") as stored:
+        wanted = {f"{name}.weight", f"{name}.bias"}.intersection(stored.keys())
+        return linear_head({key: stored.get_tensor(key) for key in wanted}, name)
 
 
 def strip_prefixes(state: Mapping[str, Tensor], wanted: Iterable[str]) -> State:

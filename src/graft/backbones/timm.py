@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ import torch
 from safetensors import SafetensorError
 from timm.data.config import resolve_model_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
-from torch import nn
+from torch import Tensor, nn
 
 from graft.backbones.assembly import Request, adapt_channels, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.hub import MissingFileError, fetch_from_hub, fetch_from_url
-from graft.backbones.local_weights import State, load_state, read_weights
+from graft.backbones.local_weights import State, load_state, read_linear_head, read_weights
 from graft.errors import BackboneError, suggest
 
 INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest"}
@@ -52,7 +53,17 @@ def load(request: Request) -> Backbone:
     if request.file is not None and not request.random:
         load_file(model, config, request.file, request.channels)
     chosen = tag or config.tag or "none"
-    return finish(model, config, request, _source(name, chosen, config, request))
+    backbone = finish(model, config, request, _source(name, chosen, config, request))
+    return replace(backbone, classifier=_classifier(backbone, config, request.file or overlay.get("file")))
+
+
+def _classifier(backbone: Backbone, config: Any, file: str | Path | None) -> tuple[Tensor, Tensor] | None:
+    """The pretraining's own classifier, where it is one linear layer on the features and in the file."""
+    heads = _classifiers(config)
+    if not file or not heads or not backbone.source.pretrained or Path(file).suffix == ".npz":
+        return None
+    found = read_linear_head(Path(file), heads[0])
+    return found if found is not None and found[0].shape[1] == backbone.feature_dim else None
 
 
 def finish(model: nn.Module, config: Any, request: Request, source: Source) -> Backbone:
