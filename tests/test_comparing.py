@@ -35,8 +35,9 @@ ASKED = Asked(
 
 def outcome(candidate: str, seed: int, right: list[float], labels: int = 10) -> Outcome:
     return Outcome(
-        candidate=candidate, labels=labels, seed=seed, score=float(np.mean(right)), right=tuple(right),
-        steps=3, seconds=1.0, parameters=5, whole=10, memory=None if seed else 100,
+        candidate=candidate, labels=labels, seed=seed, items=len(right),
+        score=float(np.mean(right)), right=tuple(right), steps=3, seconds=1.0,
+        parameters=5, whole=10, memory=None if seed else 100,
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from graft.comparison_report import write_comparison
 from graft.data.splits import divide, read_splits
 from graft.data.validation import draw
 from graft.errors import Interrupted, RecipeError, RunError
-from graft.records import Record, Validated
+from graft.records import Record, Solved, Validated
 from graft.runs import Run
 from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
 
@@ -121,6 +123,21 @@ def test_what_was_stopped_goes_on_and_ends_alike(data: Path, tmp_path: Path) -> 
     (tmp_path / "taken" / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="is not empty"):
         compare(wanted, tmp_path / "taken")
+
+
+def test_ctrl_c_at_the_end_of_a_run_keeps_it_and_stops(data: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def show(name: str, record: Record | None) -> None:
+        seen.append(name)
+        if isinstance(record, Solved):  # after which a probe has nothing more to do but to be measured
+            os.kill(os.getpid(), signal.SIGINT)
+
+    wanted = asked(data, "probe", "full", steps=6)
+    with pytest.raises(Interrupted, match=r"same command with --out .*out goes on"):
+        compare(wanted, tmp_path / "out", show=show)
+    assert not any(name.startswith("full") for name in seen)
+    assert len(compare(wanted, tmp_path / "out")) == 2
 
 
 def test_recipes_are_compared_as_they_are(data: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def compare(
     asked = asked_recipe(recipe, settings, data, device=device, store_limit=store_limit)
     if "epochs" in asked.model_fields_set:
         raise RecipeError("epochs: every run takes as many steps; say how many with --steps.")
-    from graft.comparing import Asked
+    from graft.comparing import Asked, cells, outcome_file
     from graft.comparison import compare as carry_out
     from graft.comparison import make_candidates
     from graft.comparison_report import write_comparison
@@ -80,7 +80,9 @@ def compare(
     )
     folder = out or _fresh(wanted.data)
     console = make_console(stderr=as_json)
-    console.print(f"Comparison  {folder}", markup=False, soft_wrap=True)
+    whole = sum(1 for _ in cells(wanted))
+    done = sum(outcome_file(folder, wanted, cell).is_file() for cell in cells(wanted))
+    console.print(f"Comparison  {folder}: {done} of {whole} runs are done", markup=False, soft_wrap=True)
     last = [time.monotonic()]
 
     def write_now_and_then() -> None:

@@ -83,15 +83,16 @@ class Cell(NamedTuple):
 class Outcome(Frozen):
     """What one run came to.
 
-    ``score``: accuracy, or mean average precision of a multi-label task. ``right``: numbers whose mean is
-    the score (see :func:`measure_items`). ``seconds``: from the data to the result, what was in the store
-    already not counted. ``parameters``: that trained. ``memory``: bytes, as ``graft plan`` measures them
-    (None where an earlier seed says it).
+    ``items``: how many test it. ``score``: accuracy, or mean average precision of a multi-label task.
+    ``right``: numbers whose mean is the score (see :func:`measure_items`). ``seconds``: from the data to
+    the result, what was in the store already not counted. ``parameters``: that trained. ``memory``: bytes,
+    as ``graft plan`` measures them (None where an earlier seed says it).
     """
 
     candidate: str
     labels: int
     seed: int
+    items: int
     score: float
     right: tuple[float, ...]
     steps: int

@@ -12,6 +12,7 @@ part, a fifth of every class is held out for it by the first seed, the same for 
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ from graft.workflow import (
     Prepared,
     carry_out,
     drain,
+    interrupts,
     load_backbone,
     plan_for,
     read_splits,
@@ -126,15 +128,19 @@ def compare(
         for candidate in {cell.candidate.name: cell.candidate for cell in todo}.values():
             recipe = work.recipe(candidate, asked.seeds[0])  # refused now, and not after hours
             check(recipe, load_backbone(recipe))
-        for cell in todo:
-            try:
-                work.carry_out(cell)
-            except Interrupted:
-                raise Interrupted(
-                    f"Interrupted; what is done is kept: the same command with --out {folder} goes on."
-                ) from None
-            if after is not None:
-                after()
+        stopped = Interrupted(
+            f"Interrupted; what is done is kept: the same command with --out {folder} goes on."
+        )
+        with interrupts() as asked_to_stop:
+            for cell in todo:
+                try:
+                    work.carry_out(cell, asked_to_stop)
+                except Interrupted:
+                    raise stopped from None
+                if asked_to_stop.is_set():
+                    raise stopped
+                if after is not None:
+                    after()
     return read_outcomes(folder)[1]
 
 
@@ -164,7 +170,7 @@ class _Work:
     show: Show | None
     pools: dict[str, tuple[Items, Splits]] = field(default_factory=dict)
 
-    def carry_out(self, cell: Cell) -> None:
+    def carry_out(self, cell: Cell, asked_to_stop: threading.Event) -> None:
         """One cell: prepared, trained in its own run, and measured on the test items."""
         show = self.show or (lambda *_: None)
         show(cell.title, None)
@@ -184,13 +190,14 @@ class _Work:
         first = cell.seed == self.asked.seeds[0]  # whose pages are written, and memory is measured
         memory = _memory(prepared) if first else None
         training = carry_out(prepared, run, report=first and wants_report())
-        bundle = drain(training, lambda record: show(cell.title, record))
+        bundle = drain(training, lambda record: show(cell.title, record), asked=asked_to_stop)
         assert test.targets is not None
         score, right = measure_items(bundle.task, run.read_logits()["test"], test.targets)
         outcome = Outcome(
             candidate=cell.candidate.name,
             labels=len(drawn),
             seed=cell.seed,
+            items=len(test),
             score=score,
             right=right,
             steps=sum(record["record"] == "stepped" for record in run.read_log()),

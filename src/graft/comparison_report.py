@@ -18,7 +18,7 @@ from graft.comparing import (
     rows_of,
     run_name,
 )
-from graft.comparison_table import cells_of, pair_lines
+from graft.comparison_table import UNSURE, cells_of, pair_lines
 from graft.files import write_text
 from graft.progress import percent
 from graft.recipe import make_recipe
@@ -75,13 +75,17 @@ def _values(folder: Path, asked: Asked, outcomes: list[Outcome], rows: list[Row]
 
 def _tiles(outcomes: list[Outcome], rows: list[Row], whole: int) -> Iterator[Tile]:
     yield Tile("runs", f"{len(outcomes)}", f"of {whole}")
+    if outcomes:
+        yield Tile("test items", f"{outcomes[0].items:,}", "the same for all")
     for labels in sorted({row.labels for row in rows}):
         best = next(row for row in rows if row.labels == labels)
         yield Tile(f"best of {labels:,} labels", percent(best.score.mean), shorten(best.candidate, 40))
         ahead = gaps_to_leader(outcomes, labels, most=1)
         if ahead:
             _, other, pair = ahead[0]
-            yield Tile("ahead by", f"{100 * pair.gain:.1f} points", f"± {100 * pair.error:.1f}, of {other}")
+            sure = "" if pair.p < UNSURE else "; may be chance"
+            behind = f"± {100 * pair.error:.1f}, of {shorten(other, 40)}{sure}"
+            yield Tile("ahead by", f"{100 * pair.gain:.1f} points", behind)
 
 
 def _charts(rows: list[Row]) -> Iterator[Drawn]:

@@ -12,6 +12,8 @@ from graft.comparing import Outcome, Row, gaps_to_leader, rows_of
 from graft.progress import percent
 from graft.wording import duration, size_of
 
+UNSURE = 0.05  # p from which on a difference may be chance
+
 
 def rows_table(outcomes: Sequence[Outcome]) -> Iterator[Table]:
     """One table for each number of labels, the best candidate first."""
@@ -44,7 +46,7 @@ def pair_lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Whether the leader of each number of labels is really ahead of the next."""
     for labels in sorted({each.labels for each in outcomes}):
         for first, other, pair in gaps_to_leader(outcomes, labels):
-            sure = "chance explains it badly" if pair.p < 0.05 else "which may be chance"
+            sure = "chance explains it badly" if pair.p < UNSURE else "which may be chance"
             yield (
                 f"{labels:,} labels: {first} is {100 * pair.gain:.1f} ± {100 * pair.error:.1f} points "
                 "ahead of "

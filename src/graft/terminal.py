@@ -161,7 +161,8 @@ def _start(metrics: dict[str, Any]) -> tuple[str, str] | None:
     start = ((metrics.get("selected") or {}).get("candidates") or {}).get("start")
     if not start or start["loss"] is None:
         return None
-    return percent(start["accuracy"]), f"{start['loss']:.3f}"
+    # The loss of the result is that of calibrated probabilities, beside which this one would mislead.
+    return percent(start["accuracy"]), "" if metrics.get("calibrated") else f"{start['loss']:.3f}"
 
 
 def neighbours_table(query: str, rows: Sequence[Mapping[str, Any]]) -> Table:

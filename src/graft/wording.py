@@ -47,7 +47,10 @@ def _select_lines(step: Select, plan: Plan) -> list[str]:
         names.append("the start and blends with it" if step.alphas else "the start")
     if step.checkpoints > 1:
         names.append(f"the average of the best {step.checkpoints}")
-    return [f"on the validation data, by {step.score}: {', '.join(names)}"]
+    judged: str = step.score
+    if judged == "loss" and any(isinstance(phase, Calibrate) for phase in plan.phases):
+        judged = "loss (each at the temperature that suits it)"
+    return [f"on the validation data, by {judged}: {', '.join(names)}"]
 
 
 def _solve_lines(step: Solve, plan: Plan) -> list[str]:
@@ -178,9 +181,10 @@ def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
         )
     found = metrics.get("calibrated")
     if found:
+        few = ", which so few hardly tell" if found["n"] < 100 else ""
         yield (
             f"Calibrated  temperature {found['temperature']:.2f}: calibration error on {found['n']} "
-            f"validation items {percent(found['error_before'])}, now {percent(found['error_after'])}"
+            f"validation items {percent(found['error_before'])}, now {percent(found['error_after'])}{few}"
         )
 
 

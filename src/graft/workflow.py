@@ -351,9 +351,17 @@ def open_store(recipe: Recipe) -> Store | None:
     return Store(store_folder(), recipe.reuse.limit_bytes) if recipe.reuse.store else None
 
 
-def drain(steps: Generator[Record, None, T], show: Callable[[Record], None] | None = None) -> T:
-    """Run to the end; Ctrl-C once finishes the step, saves and raises ``Interrupted``."""
-    with _interrupts() as asked:
+def drain(
+    steps: Generator[Record, None, T],
+    show: Callable[[Record], None] | None = None,
+    *,
+    asked: threading.Event | None = None,
+) -> T:
+    """Run to the end; Ctrl-C once finishes the step, saves and raises ``Interrupted``.
+
+    ``asked``: what :func:`interrupts` gave around several runs; it stays set where a run had ended already.
+    """
+    with interrupts() if asked is None else contextlib.nullcontext(asked) as asked:
         try:
             record = next(steps)
             while True:
@@ -518,7 +526,7 @@ def _agreed(asked: bool, record: Record) -> bool:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
+def interrupts() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one ends the process as usual."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -140,8 +140,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, cell in enumerate(cells(asked)):
         right = tuple(float((item * 7 + number) % 10 < 6) for item in range(40))
         outcome = Outcome(
-            candidate=cell.candidate.name, labels=cell.labels or 0, seed=cell.seed, score=sum(right) / 40,
-            right=right, steps=10, seconds=1.0 + number, parameters=10**number, whole=10**9, memory=2**20,
+            candidate=cell.candidate.name, labels=cell.labels or 0, seed=cell.seed, items=40,
+            score=sum(right) / 40, right=right, steps=10, seconds=1.0 + number,
+            parameters=10**number, whole=10**9, memory=2**20,
         )  # fmt: skip
         write_json(outcome_file(folder, asked, cell), outcome.model_dump(mode="json"))
     return write_comparison(folder)

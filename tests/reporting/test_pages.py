@@ -108,7 +108,7 @@ def test_it_says_what_was_measured(reported: Run) -> None:
     text, result = page_of(reported).text, json.loads((reported.folder / "result.json").read_text())
     assert f"{100 * result['test']['accuracy']:.1f} %" in text
     assert read_story(reported).plan.data.fingerprint in text
-    assert "graft train --recipe report/recipe.toml" in text
+    assert f"graft train --recipe {(reported.folder / 'report' / 'recipe.toml').absolute()}" in text
 
 
 def test_the_page_is_written_again_from_the_files_alone(reported: Run) -> None:

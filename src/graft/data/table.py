@@ -369,9 +369,10 @@ def _text_cell(value: Any) -> str:
 
 def _missing_column(path: Path, key: str, name: str, names: list[str]) -> DataError:
     present = ", ".join(repr(each) for each in names) or "none"
+    texts = " Texts want a backbone that reads them: --backbone hf/…" if key == "image" else ""
     return DataError(
         f"The table {path} has no column {name!r}; its columns are: {present}."
-        f"{suggest(name, names)} Name the right one with --set data.{key}=NAME."
+        f"{suggest(name, names)} Name the right one with --set data.{key}=NAME.{texts}"
     )
 
 

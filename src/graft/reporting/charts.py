@@ -86,6 +86,7 @@ def timeline(spans: Sequence[Span], stages: Sequence[str]) -> Figure:
     _mark_phases(above, spans)
     _draw_rates(below, spans)
     below.set_xlabel("optimiser steps")
+    below.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     below.set_xlim(0, max([span.end for span in spans], default=0) or 1)
     return figure
 
@@ -111,6 +112,7 @@ def curves(
     left.set_title("Loss, in nats")
     right.set_title(f"Validation {score}")
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    right.set_ylim(top=min(1.005, right.get_ylim()[1]))
     for axes in (left, right):
         axes.set_xlabel("optimiser steps")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -325,6 +327,8 @@ def _name_powers(axis: Axis) -> None:
     """Plain numbers along a scale of powers, for text is never set as formulas."""
 
     def name(value: float, _: int) -> str:
+        if value >= 10_000:
+            return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k"
         return f"{value:,.0f}" if value >= 10 else f"{value:g}"
 
     low, high = axis.get_view_interval()

@@ -106,6 +106,8 @@ def gather_details(
     plotted: FeatureMap | None = None
     with _noting("What became of each stage", notes):
         changes, plotted = _compare_networks(backbone, model, task, numerics, parts, seed)
+        if plotted is None and not task.multi_label:
+            notes.append("A map of the features wants 16 items or more.")
     part = next((name for name in ("test", "val") if name in logits), None)
     if part is None:
         return Details(changes=changes, map=plotted, notes=tuple(notes))
@@ -125,6 +127,10 @@ def gather_details(
         return shown
     decided = shares.argmax(axis=1)
     wrong, unsure = pick(shares, targets)
+    if not wrong:
+        notes.append(f"None of the {len(items):,} items was decided wrongly.")
+    if not unsure:
+        notes.append(f"No other decision had a probability below {CERTAIN:.0%}.")
     examples = _name(task, items, [*wrong, *unsure], shares)
     with _noting("Where the network looks", notes):
         device = torch.device(numerics.device)

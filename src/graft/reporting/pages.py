@@ -7,6 +7,7 @@ long; a policy in the page forbids scripts and everything from elsewhere.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -127,7 +128,7 @@ def _run_values(story: Story) -> dict[str, Any]:
         "texts": plan.takes_text,
         "data": _data_sheet(story),
         "problems": story.problems,
-        "command": f"graft train --recipe {FOLDER}/{RECIPE}"
+        "command": f"graft train --recipe {shlex.quote(str((story.folder / FOLDER / RECIPE).absolute()))}"
         if story.comparison is None
         else f"graft compare (see {story.comparison / PAGE})",
         "recipe_file": RECIPE,
