@@ -25,6 +25,7 @@ def main(folder: str, strategy: str, seed: str, threads: str = "2") -> None:
     torch.set_num_threads(int(threads))
     with tempfile.TemporaryDirectory() as out:
         os.environ["GRAFT_STORE"] = f"{out}/store"  # empty, so that no run gains from another
+        os.environ["GRAFT_REPORT"] = "0"  # peers write no page
         recipe = graft.read_recipe(data__path=folder, strategy=strategy, seed=int(seed), device="cpu")
         graft.load_backbone(recipe)  # what it imports is left out, as it is for the peers
         started = time.perf_counter()

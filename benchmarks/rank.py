@@ -37,6 +37,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRAFT_STORE"] = str(Path(folder) / "store")
+        os.environ["GRAFT_REPORT"] = "0"
         for name, backbone in candidates(Path(folder)):
             row = judged(name, backbone, options, Path(folder))
             rows.append(row)

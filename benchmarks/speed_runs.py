@@ -110,6 +110,7 @@ def _run(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[float, 
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as out:
         os.environ["GRAFT_STORE"] = f"{out}/store"
+        os.environ["GRAFT_REPORT"] = "0"  # peers write no page
         recipe = graft.read_recipe(
             data__path=str(options.cifar), device="cpu", data__validation=0.0, **settings
         )
