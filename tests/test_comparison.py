@@ -24,7 +24,7 @@ from graft.runs import Run
 from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
 
 BASE = {key: value for key, value in SETTINGS.items() if key not in ("strategy", "epochs")}
-STRATEGIES = ("probe", "partial:1", "gradual", "full", "lora", "scratch", "auto")
+STRATEGIES = ("probe", "partial:1", "full", "lora", "scratch", "auto")
 
 
 @pytest.fixture(scope="module")
