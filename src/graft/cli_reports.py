@@ -107,8 +107,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the page of a run or of a comparison (again): report.html in its folder."""
+    from graft.comparing import COMPARISON
+
     console = make_console(stderr=as_json)
-    if (run / "comparison.json").is_file():
+    if (run / COMPARISON).is_file():
         from graft.comparison_report import write_comparison
 
         page = write_comparison(run)

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from graft.errors import DataError, RunError
 from graft.files import read_json
 from graft.options import Frozen
 from graft.task import Task
 
+COMPARISON = "comparison.json"
 CONFIDENCE = 0.95
 BLOCKS = 200  # of test items, each left out once
 Value = TypeVar("Value", bound=Frozen)
@@ -150,6 +150,8 @@ def interval(scores: Sequence[float], rights: Sequence[Sequence[float]] | None =
     of its own standard error. One seed says nothing of the first, one item nothing of the second. Where
     nothing varies, as when every item is right, the interval is Wilson's (1927) of a share of N.
     """
+    from scipy import stats  # a second, which a run that knows this module only by name need not wait
+
     mean = float(np.mean(scores))
     sources = [np.asarray(scores, dtype=np.float64)]
     if rights is not None:
@@ -168,6 +170,8 @@ def compare_pair(one: Sequence[Sequence[float]], two: Sequence[Sequence[float]])
     A paired t-test, whose error has two sources as that of :func:`interval`: p is how often chance alone
     would put them this far apart. It is never below what so few items that differ allow (a sign test).
     """
+    from scipy import stats
+
     differences = np.asarray(one, dtype=np.float64) - np.asarray(two, dtype=np.float64)
     gain, items = float(differences.mean()), differences.mean(axis=0)
     error, freedom = _combine([differences.mean(axis=1), items])
@@ -203,7 +207,7 @@ def read_outcomes(folder: Path) -> tuple[Asked, list[Outcome]]:
     Raises:
         RunError: it is not a comparison, or a file is damaged.
     """
-    asked = read_value(folder / "comparison.json", Asked)
+    asked = read_value(folder / COMPARISON, Asked)
     files = [outcome_file(folder, asked, cell) for cell in cells(asked)]
     return asked, [read_value(file, Outcome) for file in files if file.is_file()]
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from graft.backbones.contract import Backbone
 from graft.comparing import (
+    COMPARISON,
     Asked,
     Candidate,
     Cell,
@@ -44,7 +45,7 @@ from graft.plan import Phase, check, make_ask
 from graft.recipe import Recipe, make_recipe
 from graft.records import Record
 from graft.reporting import wants_report
-from graft.runs import COMPARISON, Run, locked
+from graft.runs import Run, locked
 from graft.schedule import steps_in_epoch
 from graft.steps import Train
 from graft.strategies import plan_steps, split_name

@@ -41,7 +41,6 @@ def write_comparison(folder: Path) -> Path:
     rows = rows_of(outcomes)
     drawn = list(_charts(rows)) if rows else []
     write_files(drawn, folder / FOLDER)
-    (folder / FOLDER).mkdir(exist_ok=True)
     for each in asked.candidates:
         file = folder / FOLDER / f"{file_name(asked, each)}.toml"
         write_text(file, make_recipe(each.recipe).to_toml())
@@ -96,8 +95,7 @@ def _charts(rows: list[Row]) -> Iterator[Drawn]:
         f"Score with {sizes[-1]:,} labels",
         charts.results([charts.Bar(row.candidate, *row.score) for row in last], "Score on the test items"),
         "The mean over seeds, and where the true one lies with 95 % confidence: runs vary with their "
-        "seed, and "
-        "another set of test items would give another score.",
+        "seed, and another set of test items would give another score.",
         ("candidate", "score", "low", "high"),
         [(row.candidate, *row.score) for row in last],
     )

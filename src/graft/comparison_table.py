@@ -49,8 +49,7 @@ def pair_lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
             sure = "chance explains it badly" if pair.p < UNSURE else "which may be chance"
             yield (
                 f"{labels:,} labels: {first} is {100 * pair.gain:.1f} ± {100 * pair.error:.1f} points "
-                "ahead of "
-                f"{other} on the same items (p = {pair.p:.2g}: {sure})"
+                f"ahead of {other} on the same items (p = {pair.p:.2g}: {sure})"
             )
 
 

@@ -200,10 +200,16 @@ def calibration_error(shares: Floats, targets: Integers) -> float:
 
 
 def _bin_error(shares: Floats, right: Integers | NDArray[np.bool_]) -> float:
-    place = np.clip(np.ceil(shares.astype(np.float64) * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    expected = np.bincount(place, weights=shares, minlength=BINS)
-    found = np.bincount(place, weights=right, minlength=BINS)
+    _, expected, found = bin_sums(shares, right)
     return float(np.abs(expected - found).sum() / len(shares))
+
+
+def bin_sums(shares: Floats, right: Integers | NDArray[np.bool_]) -> tuple[Any, Any, Any]:
+    """In 15 bins of (0, 1]: how many shares [N] lie there, their sum, and how many of them are right."""
+    place = np.clip(np.ceil(shares.astype(np.float64) * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
+    expected = np.bincount(place, weights=shares, minlength=BINS)
+    return counts, expected, np.bincount(place, weights=right, minlength=BINS)
 
 
 def average_precisions(scores: Floats, targets: Integers) -> NDArray[np.float64]:

@@ -130,8 +130,7 @@ def _start_of(after: Network, name: str) -> Network:
     if after.start is None:
         raise BundleError(
             f"What {name} began with is not known: name it in place of {PRETRAINED!r} (a backbone's "
-            "id, or a "
-            "file with its weights)."
+            "id, or a file with its weights)."
         )
     backbone = after.start()
     return Network(backbone.trunk.state_dict(), backbone.stages)

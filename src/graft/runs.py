@@ -30,6 +30,7 @@ from safetensors.numpy import load_file, save_file
 
 from graft.backbones.contract import Backbone
 from graft.checkpoint import Checkpoints, reason_of
+from graft.comparing import COMPARISON
 from graft.data.items import Splits, label_of
 from graft.diagnosis.findings import Finding
 from graft.diagnosis.training_checks import Watch
@@ -43,7 +44,6 @@ from graft.records import Found, Record
 
 RUNS = Path("runs")
 LATEST = "latest"
-COMPARISON = "comparison.json"
 _LOGITS = "logits.safetensors"
 _BEGINNINGS = {"lock", "data.json", "plan.json", "evidence.json"}  # written before a run counts as begun
 # What a process that was killed while it wrote leaves behind.

@@ -18,7 +18,6 @@ from graft import records
 from graft.averaging import average, interpolate
 from graft.calibration import ROUGH, calibrate, fit_temperature
 from graft.data.inputs import Inputs
-from graft.data.items import Items
 from graft.errors import TrainingError
 from graft.inference import Rows, forward_batches
 from graft.leaders import Weights
@@ -63,7 +62,7 @@ def validate(run: State, phase: Phase, val: Inputs | States | None) -> Record:
     run.engine.share_buffers(run.model)
     first = not position.validated
     epoch = position.epoch if first else position.epoch + 1
-    with _seeing_features(run.model.head, _length(run.splits.val)) as features:
+    with _seeing_features(run.model.head, run.plan.data.val) as features:
         scores, better = _scores(run, val), True
     if scores is not None:
         loss, accuracy, judged = scores
@@ -111,10 +110,6 @@ def _seeing_features(head: nn.Module, items: int) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         hook.remove()
-
-
-def _length(items: Items | None) -> int:
-    return 0 if items is None else len(items)
 
 
 def settle(run: State, phase: Phase) -> tuple[int | None, str]:

@@ -143,8 +143,7 @@ def suspect_labels(seen: Gathered) -> Iterator[Finding]:
             "data.labels",
             "warning",
             f"{len(rows)} of {len(items)} items looked at are surely of another class, says a probe that "
-            "did not "
-            "see them",
+            "did not see them",
             why="Wrong labels are learnt as faithfully as right ones.",
             cure="Look at them. Nothing is dropped: some are merely odd, and those teach most.",
             examples=[

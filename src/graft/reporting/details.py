@@ -28,7 +28,7 @@ from graft.changes import StageChange, compare_values, linear_cka
 from graft.data.inputs import open_inputs
 from graft.data.items import Items, Text
 from graft.looking import Look, Passes
-from graft.metrics import BINS, confusion_table
+from graft.metrics import bin_sums, confusion_table
 from graft.model import Model
 from graft.numerics import Forward, Numerics
 from graft.options import Frozen
@@ -179,13 +179,11 @@ def bins_of(
         said, right = shares.ravel(), targets.ravel().astype(bool)
     else:
         said, right = shares.max(axis=1), shares.argmax(axis=1) == targets
-    place = np.clip(np.ceil(said * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    found = []
-    for number in range(BINS):
-        own = place == number
-        count = int(own.sum())
-        found.append((count, float(said[own].mean()), float(right[own].mean())) if count else (0, 0.0, 0.0))
-    return tuple(found)
+    sums = zip(*bin_sums(said, right), strict=True)
+    return tuple(
+        (int(count), float(one / count), float(two / count)) if count else (0, 0.0, 0.0)
+        for count, one, two in sums
+    )
 
 
 def _uncalibrated_bins(

@@ -44,7 +44,6 @@ class Sheet(NamedTuple):
 
     header: tuple[str, ...]
     rows: list[tuple[Any, ...]]
-    fingerprint: str = ""
 
 
 def write_run_page(story: Story) -> Path:
@@ -128,6 +127,7 @@ def _run_values(story: Story) -> dict[str, Any]:
         "texts": plan.takes_text,
         "data": _data_sheet(story),
         "problems": story.problems,
+        "fingerprint": plan.data.fingerprint,
         "command": f"graft train --recipe {shlex.quote(str((story.folder / FOLDER / RECIPE).absolute()))}"
         if story.comparison is None
         else f"graft compare (see {story.comparison / PAGE})",
@@ -214,7 +214,7 @@ def _data_sheet(story: Story) -> Sheet:
             (f"the smallest, {shorten(smallest, 60)}", few),
             (f"the largest, {shorten(largest, 60)}", many),
         ]
-    return Sheet(("", ""), rows, data.fingerprint)
+    return Sheet(("", ""), rows)
 
 
 def _provenance(story: Story) -> Iterator[tuple[str, str]]:
