@@ -82,9 +82,9 @@ class Look:
         assert self.items.targets is not None
         return self.items.targets
 
-    def adapt(self) -> None:
-        """Give the network the batch-norm statistics of the items."""
-        before, pictures = 0, self.inputs
+    def adapt(self, items: Items | None = None) -> None:
+        """Give the network the batch-norm statistics of all items looked at, or of these."""
+        before, pictures = 0, open_inputs(self.items if items is None else items, self.backbone.preprocess)
         assert isinstance(pictures, Pictures)  # networks of texts have no batch-norms
         for seen in collect_statistics(
             self.trunk,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from graft.backbones import load_backbone, rebuild
 from graft.errors import BackboneError
@@ -40,6 +40,19 @@ def test_folder_with_a_timm_model(folder: Path) -> None:
     other.trunk.load_state_dict(backbone.trunk.state_dict())
     pictures = backbone.preprocess.noise(1)
     assert torch.equal(other.trunk(pictures), backbone.trunk(pictures))
+
+
+def test_the_pretrainings_own_classifier_is_kept(folder: Path) -> None:
+    reference = timm.create_model("test_vit", num_classes=5).eval()
+    reference.load_state_dict(load_file(folder / "model.safetensors"))
+    backbone = load_backbone(f"hf/{folder}")
+    assert backbone.classifier is not None
+    weight, bias = backbone.classifier
+    pictures = backbone.preprocess.noise(2)
+    with torch.no_grad():
+        found = backbone.trunk.eval()(pictures) @ weight.T + bias
+        assert torch.allclose(found, reference(pictures), atol=1e-4)
+    assert load_backbone(f"hf/{folder}:none").classifier is None
 
 
 def test_options_survive_json(folder: Path) -> None:

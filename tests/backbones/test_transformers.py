@@ -34,6 +34,16 @@ VISION: dict[str, dict[str, Any]] = {
              "window_size": 4},
 }  # fmt: skip
 
+CLASSIFYING = VISION | {
+    "deit": VISION["vit"] | {"architectures": ["DeiTForImageClassification"]},
+    "vit_msn": VISION["vit"],
+    "convnextv2": VISION["convnext"],
+    "swinv2": VISION["swin"],
+    "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    "beit": VISION["vit"],
+}
+
 
 @pytest.fixture(scope="module", params=KINDS)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
@@ -177,11 +187,11 @@ def test_length_is_bounded_by_what_the_network_takes(tmp_path: Path) -> None:
         load_backbone(f"hf/{folder}", max_length=64)
 
 
-@pytest.mark.parametrize("kind", VISION)
+@pytest.mark.parametrize("kind", [*VISION, "beit"])
 def test_networks_for_pictures_load_with_their_processor(kind: str, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
-    settings = VISION[kind]
+    settings = CLASSIFYING[kind]
     AutoModel.from_config(AutoConfig.for_model(kind, **settings)).save_pretrained(tmp_path)
     side = settings["image_size"]
     told = {"size": {"height": side, "width": side}, "image_mean": [0.4] * 3, "image_std": [0.2] * 3}
@@ -196,6 +206,29 @@ def test_networks_for_pictures_load_with_their_processor(kind: str, tmp_path: Pa
         found = backbone.trunk.eval()(how.noise(2))
         assert found.shape == (2, backbone.feature_dim)
         assert torch.equal(other.trunk.eval()(how.noise(2)), found)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("kind", CLASSIFYING)
+def test_the_pretrainings_own_classifier_is_kept(kind: str, sharded: bool, tmp_path: Path) -> None:
+    """Where it takes the features as they are: of BEiT it takes others, of DINOv2 more than these."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    config = AutoConfig.for_model(kind, num_labels=5, **CLASSIFYING[kind])
+    reference = AutoModelForImageClassification.from_config(config).eval()
+    reference.save_pretrained(tmp_path, max_shard_size="4KB" if sharded else "1GB")
+    assert (tmp_path / "model.safetensors.index.json").exists() == sharded
+    backbone = load_backbone(f"hf/{tmp_path}", size=32 if kind in ("regnet", "resnet") else None)
+    if kind in ("beit", "dinov2"):
+        assert backbone.classifier is None
+        return
+    assert backbone.classifier is not None
+    weight, bias = backbone.classifier
+    pictures = backbone.preprocess.noise(2)
+    with torch.no_grad():
+        found = backbone.trunk.eval()(pictures) @ weight.T + bias
+        assert torch.allclose(found, reference(pixel_values=pictures).logits, atol=1e-5)
+    assert load_backbone(f"hf/{tmp_path}:none").classifier is None
 
 
 class Refusals:

@@ -45,6 +45,7 @@ def _load_timm(request: Request, config: dict[str, Any]) -> Backbone:
     details = _as_timm(config)
     model = timm_models.build_model(name, details, request, {}, config["model_args"])
     weights = "file" if request.file is not None else request.weights or "main"
+    file = None
     if not request.random and weights != "none":
         file = request.file or find_file(
             request.name, "model.safetensors", lambda: 4 * sum(p.numel() for p in model.parameters())
@@ -58,7 +59,8 @@ def _load_timm(request: Request, config: dict[str, Any]) -> Backbone:
         labels=timm_models.read_labels(details) if weights == "main" else (),
         options={**request.options, "config": config, "head": details.classifier},
     )
-    return timm_models.finish(model, details, request, source)
+    backbone = timm_models.finish(model, details, request, source)
+    return replace(backbone, classifier=timm_models.read_classifier(backbone, details, file))
 
 
 def _kept(config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -54,10 +54,14 @@ def load(request: Request) -> Backbone:
         load_file(model, config, request.file, request.channels)
     chosen = tag or config.tag or "none"
     backbone = finish(model, config, request, _source(name, chosen, config, request))
-    return replace(backbone, classifier=_classifier(backbone, config, request.file or overlay.get("file")))
+    return replace(
+        backbone, classifier=read_classifier(backbone, config, request.file or overlay.get("file"))
+    )
 
 
-def _classifier(backbone: Backbone, config: Any, file: str | Path | None) -> tuple[Tensor, Tensor] | None:
+def read_classifier(
+    backbone: Backbone, config: Any, file: str | Path | None
+) -> tuple[Tensor, Tensor] | None:
     """The pretraining's own classifier, where it is one linear layer on the features and in the file."""
     heads = _classifiers(config)
     if not file or not heads or not backbone.source.pretrained or Path(file).suffix == ".npz":

@@ -22,6 +22,7 @@ from torch import nn
 from graft.backbones.assembly import Request, adapt_channels, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.hub import MissingFileError
+from graft.backbones.local_weights import read_linear_head
 from graft.backbones.pooled import PictureTrunk, TextTrunk
 from graft.backbones.processor import read_preprocess
 from graft.backbones.repository import find_file, find_optional, read_json_object
@@ -33,6 +34,11 @@ _POOL_THEMSELVES = {
     *("convnext", "convnextv2", "dinov2", "dinov2_with_registers", "regnet", "resnet", "swin", "swinv2"),
 }
 _CLASS_TOKENS = {"beit", "data2vec-vision", "deit", "vit", "vit_msn"}
+# Where the classifier of these is one linear layer on that very state, its name in the file.
+_CLASSIFIERS = {
+    **dict.fromkeys(("convnext", "convnextv2", "deit", "swin", "swinv2", "vit", "vit_msn"), "classifier"),
+    **dict.fromkeys(("regnet", "resnet"), "classifier.1"),
+}
 _SET_BY_US = ("attn_implementation", "experts_implementation", "quantization_config", "auto_map")
 
 
@@ -51,7 +57,8 @@ def load(request: Request, config: dict[str, Any]) -> Backbone:
                 f"hf/{request.name}: a single file of weights cannot be taken; put it beside config.json, "
                 "as model.safetensors, and name the folder as hf/./folder."
             )
-        if hasattr(built, "vocab_size"):
+        # BEiT has a vocabulary as well, of patches.
+        if hasattr(built, "vocab_size") and not hasattr(built, "num_channels"):
             return _load_text(request, built, config)
         return _load_pictures(request, built)
 
@@ -228,7 +235,26 @@ def _load_pictures(request: Request, config: Any) -> Backbone:
     }
     source = Source("hf", request.name, weights, labels=_labels(config), options=options)
     ready = adapt_channels(resized(preprocess, request.size), preprocess.channels)
-    return _named(assemble(PictureTrunk(network, pooled=pooled), ready, source, request.channels))
+    backbone = _named(assemble(PictureTrunk(network, pooled=pooled), ready, source, request.channels))
+    if request.random or not backbone.source.pretrained:
+        return backbone
+    return replace(backbone, classifier=_classifier(request.name, config, backbone.feature_dim))
+
+
+def _classifier(name: str, config: Any, features: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The pretraining's own classifier, where it is one linear layer on the features and in the file."""
+    head = _CLASSIFIERS.get(config.model_type)
+    if head is None:
+        return None
+    found = find_optional(name, "model.safetensors", "model.safetensors.index.json")
+    file = found.get("model.safetensors")
+    if file is None:
+        parts = read_json_object(found["model.safetensors.index.json"])["weight_map"]
+        if f"{head}.weight" not in parts:
+            return None
+        file = find_file(name, parts[f"{head}.weight"])
+    classifier = read_linear_head(file, head)
+    return classifier if classifier is not None and classifier[0].shape[1] == features else None
 
 
 def _named(backbone: Backbone) -> Backbone:
