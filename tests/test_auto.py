@@ -15,7 +15,7 @@ from graft.rate_trial import try_rates
 from graft.recipe import read_recipe
 from graft.reuse.store import NOWHERE
 from graft.steps import Solve, Train
-from graft.strategies import Ask, Trying, plan_steps
+from graft.strategies import Ask, Trying, notes_of, plan_steps
 from graft.strategies.auto import HABITS, decide, what_to_try
 from graft.training import fit
 from small import make_tiny
@@ -76,7 +76,25 @@ def test_the_domain_follows_from_what_the_depths_know(top: float, middle: float,
     assert set(train.rates.stages.values()) == {habit.rate}
     assert train.rates.head == pytest.approx(3 * habit.rate)
     assert train.augmentation == habit.augmentation
-    assert train.epochs == min(habit.epochs, habit.steps / 4)
+    assert train.epochs == max(habit.fewest, min(habit.epochs, habit.steps / 4))
+
+
+@pytest.mark.parametrize(
+    ("domain", "per_epoch", "settings", "said"),
+    [
+        ("far", 4, {}, ["150 epochs, for one has 4 steps"]),
+        ("far", 2, {}, ["200 epochs, for one has 2 steps"]),
+        ("far", 60, {}, []),
+        ("near", 4, {}, []),
+        ("far", 4, {"epochs": 30}, []),
+    ],
+)
+def test_many_epochs_are_explained(domain: str, per_epoch: int, settings: Any, said: list[str]) -> None:
+    found = evidence(*{"far": (0.05, 0.0), "near": (0.5, 0.3)}[domain])
+    ask = Ask(read_recipe(**settings), STAGES, per_epoch, True, validates=False, evidence=found)
+    told = [words for words in notes_of(ask) if " epochs, " in words]
+    assert len(told) == len(said)
+    assert all(words.startswith(start) for words, start in zip(told, said, strict=True))
 
 
 def test_far_domains_move_faster_and_longer_than_near_ones() -> None:

@@ -9,11 +9,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from graft.advice.answer import Advice
+from graft.advice.answer import Advice, kind_of
 from graft.advice.ranking import Rated, guidance, in_order
 from graft.advice.rules import Rule
 from graft.advice.survey import Survey
 from graft.lr_finder import RangeTest, Tried
+
+_MOVES = {
+    "head": "the head alone is trained",
+    "part": "a part of the network moves",
+    "whole": "the whole network moves",
+    "scratch": "everything is trained from nothing",
+}
 
 
 def show_advice(console: Console, advice: Advice) -> None:
@@ -31,8 +38,7 @@ def show_advice(console: Console, advice: Advice) -> None:
     if advice.recipe is None:
         console.print("[bold]Answer[/]  nothing with this backbone keeps the limits")
         return
-    agrees = "as the rules say" if advice.agreed else "otherwise than the rules: the evidence decides"
-    console.print(f"[bold]Answer[/]  {escape(advice.strategy)}, {agrees}")
+    console.print(f"[bold]Answer[/]  {escape(advice.strategy)}: {escape(_beside_rules(advice))}")
     for reason in advice.reasons:
         console.print(f"  {escape(reason)}")
     if advice.expected is not None:
@@ -44,6 +50,15 @@ def show_advice(console: Console, advice: Advice) -> None:
             f"  About {found.seconds:.0f} s and {found.gigabytes:.2f} GB to train; then "
             f"{found.latency:.1f} ms an item, {found.megabytes:.0f} MB of weights"
         )
+
+
+def _beside_rules(advice: Advice) -> str:
+    """What the answer moves, and which of the rules do the same."""
+    kind = kind_of(advice.strategy)
+    alike = [rule.strategy for rule in advice.rules if kind_of(rule.strategy) == kind]
+    if alike:
+        return f"{_MOVES[kind]}, as by the rule {' and '.join(alike)}"
+    return f"{_MOVES[kind]}; the rules say otherwise, and the evidence decides"
 
 
 def rules_table(rules: Iterable[Rule]) -> Table:

@@ -161,7 +161,10 @@ def check(
         print_json({"findings": [finding.model_dump(mode="json") for finding in found]})
     if fix is not None:
         write_text(fix, cure(asked, found).to_toml())
-        console.print(f"The recipe with the cures: {fix}", markup=False, soft_wrap=True)
+        cured = [finding.id for finding in found if finding.fix]
+        cures = f"with the cures of {', '.join(cured)}"
+        which = cures if cured else "as it was: no setting cures what was found"
+        console.print(f"The recipe, {which}: {fix}", markup=False, soft_wrap=True)
     if any(finding.severity == "error" for finding in found):
         raise typer.Exit(1)
 

@@ -172,10 +172,11 @@ def _likeness(evidence: Evidence | None, seen: Survey | None) -> Likeness:
 
 def _agrees(strategy: str, rules: tuple[Rule, ...]) -> bool:
     """Whether the strategy is of the kind that the rules name: the head alone, a part, or everything."""
-    return _kind(strategy) in {_kind(rule.strategy) for rule in rules}
+    return kind_of(strategy) in {kind_of(rule.strategy) for rule in rules}
 
 
-def _kind(strategy: str) -> Literal["head", "part", "whole", "scratch"]:
+def kind_of(strategy: str) -> Literal["head", "part", "whole", "scratch"]:
+    """What a strategy moves: the head alone, a part of the network, or all of it, perhaps from nothing."""
     name = strategy.partition(":")[0]
     if name in ("probe", "scratch"):
         return "head" if name == "probe" else "scratch"
@@ -221,7 +222,7 @@ def _candidates(prepared: Prepared) -> Iterator[Plan]:
     stages = len(prepared.backbone.stages)
     for strategy in LOWER:
         count = int(strategy.partition(":")[2] or 0)
-        if count < stages and _kind(strategy) != _kind(prepared.plan.strategy):
+        if count < stages and kind_of(strategy) != kind_of(prepared.plan.strategy):
             recipe = prepared.recipe.model_copy(update={"strategy": strategy})
             yield make_plan(recipe, prepared.backbone, prepared.splits)
 
@@ -306,4 +307,4 @@ def _doubts(backbone: Backbone, seen: Survey | None, labels: int, likeness: Like
         )
 
 
-__all__ = ["Advice", "Limits", "Measured", "advise", "measure_latency", "recipe_of"]
+__all__ = ["Advice", "Limits", "Measured", "advise", "kind_of", "measure_latency", "recipe_of"]

@@ -20,10 +20,10 @@ from torch import Tensor
 from graft.backbones.contract import Backbone, Preprocess
 from graft.data.items import Items, Splits
 from graft.diagnosis.findings import Finding, found, percent
+from graft.diagnosis.near_copies import pairs_of
 from graft.probe import held_out_logits, solve_head
 
 MOST_PAIRS = 4_000  # items that are compared with each other
-ALIKE = 0.995  # cosine of centred features from which on two items are taken for copies
 SURE, UNLIKELY = 0.9, 0.05  # of another label, and of its own: a label that is suspect
 FEW, UNEVEN = 5, 10  # items of a small class; times as many in the largest as in the smallest
 APART = 0.7  # share of items that a probe must tell by their part of the data
@@ -96,30 +96,29 @@ def copies(seen: Gathered) -> Iterator[Finding]:
 
 
 def near_copies(seen: Gathered) -> Iterator[Finding]:
-    """Items of other parts whose features are all but those of a training item of other bytes."""
-    if "train" not in seen.features:
+    """Items that are all but a training item, of other parts and among the training items themselves."""
+    train = seen.looked.get("train")
+    if train is None or "train" not in seen.features:
         return
-    own = _directions(seen.features["train"], seen.features["train"])
-    for name in seen.others:
-        cosines = _directions(seen.features[name], seen.features["train"]) @ own.T
-        best, place = cosines.max(1)
-        items, train = seen.looked[name], seen.looked["train"]
-        pairs = [
-            f"{items.ids[row]} like {train.ids[int(place[row])]}"
-            for row in torch.nonzero(best > ALIKE).flatten().tolist()
-            if items.digests[row] != train.digests[int(place[row])]
-        ]
-        if pairs:
-            yield found(
-                "data.near-copies",
-                "warning",
-                f"{len(pairs)} of {len(items)} items of {name} look like a training item "
-                f"(features alike to {ALIKE})",
-                why="Crops, resized copies and frames of one film leak as copies do: scores come out "
-                "too good.",
-                cure="Look at some pairs; put what belongs together into one part.",
-                examples=pairs,
-            )
+    for name in ("train", *seen.others):
+        items, own = seen.looked[name], seen.features.get(name)
+        pairs = [] if own is None else pairs_of(items, own, train, seen.features["train"])
+        if not pairs:
+            continue
+        within = name == "train"
+        yield found(
+            "data.near-copies",
+            "note" if within else "warning",
+            f"{len(pairs)} of {len(items)} training items looked at are all but others"
+            if within
+            else f"{len(pairs)} of {len(items)} items of {name} are all but a training item",
+            why="They count several times, and where such pairs are divided between parts, they leak."
+            if within
+            else "Crops, frames of one film and texts with a word changed leak as copies do: scores come "
+            "out too good.",
+            cure="Look at some pairs; put what belongs together into one part.",
+            examples=[f"{items.ids[row]} like {train.ids[place]}" for row, place in pairs],
+        )
 
 
 def suspect_labels(seen: Gathered) -> Iterator[Finding]:
@@ -288,12 +287,6 @@ CHECKS: tuple[Callable[[Gathered], Iterator[Finding]], ...] = (
     shift,
     groups,
 )
-
-
-def _directions(features: Tensor, beside: Tensor) -> Tensor:
-    centred = features - beside.mean(0)
-    directions: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return directions
 
 
 def _size(source: Any) -> tuple[int, int, int] | None:

@@ -26,7 +26,6 @@ COSTS, LOST = 2.5, 0.95  # standard errors of loss, and share of information: mi
 Domain = Literal["near", "between", "far"]
 Augmentation = Literal["light", "standard"]
 Statistics = Literal["frozen", "adaptive"]
-FEWEST_EPOCHS = 20
 PLENTY = 0.6  # information from which on a solved head may be better than any training of the body
 TRIAL_STEPS = 150
 ENOUGH_TO_TRY = 30  # items in the median class, a fifth of which can tell rates apart
@@ -36,19 +35,20 @@ ENOUGH_TO_TRY = 30  # items in the median class, a fifth of which can tell rates
 class Habit:
     """How to train in a domain: the body's peak rate, the augmentation, and for how long.
 
-    About ``steps`` steps or ``FEWEST_EPOCHS`` epochs, whichever is more, but at most ``epochs`` epochs.
+    About ``steps`` steps or ``fewest`` epochs, whichever is more, but at most ``epochs`` epochs.
     """
 
     rate: float
     augmentation: Augmentation
     steps: int
+    fewest: int
     epochs: int
 
 
 HABITS: dict[Domain, Habit] = {
-    "near": Habit(2e-4, "light", steps=80, epochs=40),
-    "between": Habit(3e-4, "standard", steps=600, epochs=200),
-    "far": Habit(1e-3, "standard", steps=600, epochs=200),
+    "near": Habit(2e-4, "light", steps=60, fewest=20, epochs=40),
+    "between": Habit(3e-4, "standard", steps=600, fewest=20, epochs=200),
+    "far": Habit(1e-3, "standard", steps=600, fewest=20, epochs=200),
 }
 
 
@@ -82,7 +82,7 @@ def choose(ask: Ask, _: str) -> tuple[Step, ...]:
     whole = ask.phase(
         "all stages",
         flat(ask.stages, decision.rate),
-        epochs=ask.epochs(FEWEST_EPOCHS, steps=habit.steps, most=habit.epochs),
+        epochs=_length(ask, decision),
         augmentation=habit.augmentation,
         flip=decision.flips,
         batchnorm=batchnorm,
@@ -108,7 +108,20 @@ def reasons(ask: Ask, _: str) -> Iterator[str]:
         asked.add("lr")
     if "augmentation" in asked and all(each.augmentation == "none" for each in settings):
         asked.add("flip")
-    yield from (words for name, words in decide(ask.evidence).reasons if name not in asked)
+    decision = decide(ask.evidence)
+    yield from (words for name, words in decision.reasons if name not in asked)
+    habit, epochs = HABITS[decision.domain], _length(ask, decision)
+    if decision.moves and epochs > habit.fewest and ask.recipe.epochs is None:
+        yield (
+            f"{epochs} epochs, for one has {ask.steps_per_epoch} steps, and the body wants about "
+            f"{habit.steps} of them, in {habit.epochs} epochs at most."
+        )
+
+
+def _length(ask: Ask, decision: Decision) -> int:
+    """Epochs in which the body moves."""
+    habit = HABITS[decision.domain]
+    return ask.epochs(habit.fewest, steps=habit.steps, most=habit.epochs)
 
 
 def views(ask: Ask, steps: Sequence[Step]) -> Views:
@@ -177,7 +190,7 @@ def _reasons(evidence: Evidence, decision: Decision) -> Iterator[tuple[str, str]
         yield (
             "batchnorm",
             f"Batch-norm statistics {which}: with the pictures' own a probe knows {_percent(two)} of the "
-            f"labels, with the pretraining's {_percent(one)} (a lead of 10 would keep these).",
+            f"labels, with the pretraining's {_percent(one)} (which would stay if they knew over 10 more).",
         )
     verb = "moves" if decision.moves else "would move"
     where = {"near": "Near", "between": "Neither near nor far", "far": "Far"}[decision.domain]
