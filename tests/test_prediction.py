@@ -20,7 +20,7 @@ from graft.data import read_items, read_splits
 from graft.data.dataset import Pictures
 from graft.data.transforms import preprocess
 from graft.errors import DataError, RecipeError
-from graft.prediction import Prediction, Predictions
+from graft.prediction import Prediction, Predictions, as_trained
 from graft.recipe import DataSettings
 from graft.task import Task
 from graft.terminal import metrics_tables, prediction_table, result_table
@@ -224,6 +224,21 @@ def test_labels_are_those_above_their_thresholds(many: Bundle) -> None:
         assert row.label is row.probability is row.error is None
         assert row.to_dict() == {"id": row.id, "labels": [*row.labels], "probabilities": row.probabilities}
     assert {len(row.labels) for row in found} > {1} or len({row.labels for row in found}) > 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "read"),
+    [
+        ({}, {"label": "kind", "text": "said"}, {"label": "kind", "text": "said"}),
+        ({"label": "other"}, {"label": "kind", "text": "said"}, {"label": "other", "text": "said"}),
+        ({"label": ("a", "b")}, {"separator": "|"}, {"label": ("a", "b")}),
+        ({"separator": ";"}, {"label": ["a", "b"]}, {"separator": ";"}),
+        ({"bad_share": 0.5}, {"image": "file"}, {"bad_share": 0.5, "image": "file"}),
+    ],
+)
+def test_columns_are_those_of_the_training_unless_they_are_named(asked: Any, named: Any, read: Any) -> None:
+    found = as_trained(DataSettings(**asked), named)
+    assert found == DataSettings(**read) and found.model_fields_set == set(read)
 
 
 def test_evaluation_of_label_sets_counts_what_prediction_decides(many: Bundle) -> None:

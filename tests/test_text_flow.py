@@ -17,7 +17,7 @@ from graft.backbones.contract import Backbone
 from graft.bundle import load_bundle
 from graft.errors import BundleError, DataError, Interrupted, RecipeError
 from graft.plan import Phase
-from graft.recipe import read_recipe
+from graft.recipe import DataSettings, read_recipe
 from graft.reuse.store import Store
 from graft.runs import choose_run
 from graft.workflow import carry_out, drain, prepare
@@ -76,6 +76,25 @@ def test_it_learns(backbone: Backbone, table: Path, tmp_path: Path) -> None:
     found = bundle.predict(["the film was great", "the acting was dull", "the plot is awful"], device="cpu")
     assert [row.label for row in found] == ["yes", "no", "no"]
     assert bundle.evaluate(table, device="cpu").accuracy == 1.0
+
+
+def test_a_bundle_knows_the_columns_that_it_was_trained_on(
+    backbone: Backbone, table: Path, tmp_path: Path
+) -> None:
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    rows[0][0] += " and the acting" * 30
+    named = tmp_path / "named.csv"
+    named.write_text("id,said,verdict\n" + "".join(f"{n},{a},{b}\n" for n, (a, b) in enumerate(rows)))
+    options = settings(data__text="said", data__label="verdict")
+    graft.train(named, backbone=backbone, strategy="probe", out=tmp_path / "run", **options)
+    bundle = load_bundle(tmp_path / "run")
+    found = bundle.evaluate(named, device="cpu")
+    assert found.n == len(rows)
+    assert any("1 text of more than 64 tokens" in problem for problem in found.problems)
+    with pytest.raises(DataError, match="no column 'verdict'"):
+        bundle.evaluate(table, device="cpu")
+    unlike = DataSettings(text="text", label="label")
+    assert bundle.evaluate(table, device="cpu", settings=unlike).n == found.n
 
 
 def test_rates_and_options_are_those_of_texts(backbone: Backbone, table: Path) -> None:

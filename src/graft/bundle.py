@@ -39,7 +39,7 @@ from graft.metrics import Metrics, MultiLabelMetrics
 from graft.model import Head, Model
 from graft.numerics import resolve_device
 from graft.options import Views
-from graft.prediction import Predictions, evaluate_items, predict_items
+from graft.prediction import Predictions, as_trained, evaluate_items, predict_items
 from graft.recipe import DataSettings
 from graft.seeds import mix
 from graft.task import Task
@@ -116,7 +116,8 @@ class Bundle:
     ) -> Metrics | MultiLabelMetrics:
         """How good the bundle is on labelled data: a folder of class folders, a table, arrays.
 
-        ``trained_on``: digests (sha256) of items that trained it; how many of them are met is told.
+        A table's columns are those that it was trained on, unless ``settings`` name them. ``trained_on``:
+        digests (sha256) of items that trained it; how many of them are met is told.
 
         Raises:
             DataError: the data cannot be read, or has a class that the bundle does not know.
@@ -128,7 +129,7 @@ class Bundle:
             self.preprocess,
             data,
             resolve_device(device),
-            settings or DataSettings(),
+            as_trained(settings or DataSettings(), self.plan.get("data", {}).get("named", {})),
             tta=self.tta,
             trained_on=trained_on,
         )

@@ -26,7 +26,7 @@ from graft.model import Head, Model
 from graft.notes import notes_on, notes_on_backbone, notes_on_reuse
 from graft.numerics import Numerics, resolve_device, resolve_numerics, world_size
 from graft.options import Frozen, Views
-from graft.recipe import Recipe
+from graft.recipe import COLUMNS, Recipe
 from graft.reuse.planning import Reuse, find_reuse, views_for
 from graft.schedule import count_warmup, steps_in_epoch
 from graft.steps import Calibrate, Select, Solve, Step, Train
@@ -91,6 +91,8 @@ class DataSummary(Frozen):
     fingerprint: str
     columns: tuple[str, ...] = ()
     """Those of a table that hold the texts."""
+    named: dict[str, Any] = Field(default_factory=dict)
+    """What the recipe says of a table's columns, which tables to evaluate on are read by as well."""
 
 
 class Plan(Frozen):
@@ -263,6 +265,7 @@ def make_plan(
             test=_length(splits.test),
             fingerprint=splits.fingerprint,
             columns=splits.columns,
+            named=recipe.data.model_dump(include=set(COLUMNS), exclude_unset=True, mode="json"),
         ),
         phases=tuple(
             _resolve(step, names, items, reuse=reuses.get(number), views=views)

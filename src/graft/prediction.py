@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -196,6 +196,8 @@ def evaluate_items(
     modality = intake.modality
     asked = _for_network(settings, intake, _TO_EVALUATE[modality])
     items, problems = read_labelled(data, asked, task, modality=modality)
+    if isinstance(intake, Encoding):
+        problems = (*problems, *list_cut(items, intake))
     assert items.targets is not None
     logits = forward_all(model, open_inputs(items, intake), device, tta=tta)
     metrics = task.measure(logits.numpy(), items.targets)
@@ -207,6 +209,18 @@ def evaluate_items(
             "these numbers say little about new ones; measure it on others."
         )
     return replace(metrics, problems=tuple(told))
+
+
+def as_trained(settings: DataSettings, named: Mapping[str, Any]) -> DataSettings:
+    """``settings``, with what the training's recipe ``named`` of a table's columns where they say nothing.
+
+    A label's column and what separates labels in it go together.
+    """
+    said = settings.model_fields_set
+    together = {"label", "separator"}
+    taken = said | together if said & together else said
+    kept = {name: value for name, value in named.items() if name not in taken}
+    return type(settings).model_validate(kept | settings.model_dump(exclude_unset=True, mode="json"))
 
 
 def _for_network(settings: DataSettings, intake: Intake, known: Sequence[str]) -> DataSettings:

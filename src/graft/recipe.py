@@ -21,6 +21,10 @@ from graft.options import Frozen, PhaseOptions, Views
 DEFAULT_BACKBONE = "graft/resnet18-half-64"
 
 
+COLUMNS = ("image", "label", "separator", "text")
+"""Settings of data that say how a table is read; the split's column is of the training's table alone."""
+
+
 class DataSettings(Frozen):
     """Where the labelled data is and how it is read."""
 

@@ -109,9 +109,9 @@ def near_copies(seen: Gathered) -> Iterator[Finding]:
         yield found(
             "data.near-copies",
             "note" if within else "warning",
-            f"{len(pairs)} of {len(items)} training items looked at are all but others"
+            f"{len(pairs)} of {len(items)} training items looked at are all but copies of others"
             if within
-            else f"{len(pairs)} of {len(items)} items of {name} are all but a training item",
+            else f"{len(pairs)} of {len(items)} items of {name} are all but copies of a training item",
             why="They count several times, and where such pairs are divided between parts, they leak."
             if within
             else "Crops, frames of one film and texts with a word changed leak as copies do: scores come "

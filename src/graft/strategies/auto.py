@@ -46,7 +46,7 @@ class Habit:
 
 
 HABITS: dict[Domain, Habit] = {
-    "near": Habit(2e-4, "light", steps=60, fewest=20, epochs=40),
+    "near": Habit(2e-4, "light", steps=60, fewest=15, epochs=40),
     "between": Habit(3e-4, "standard", steps=600, fewest=20, epochs=200),
     "far": Habit(1e-3, "standard", steps=600, fewest=20, epochs=200),
 }
