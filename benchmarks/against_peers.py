@@ -2,14 +2,15 @@
 
     python benchmarks/against_peers.py --peers PYTHON [--cifar DIR] [--photos DIR] [--seeds 5] [--only NAME]
 
-PYTHON is that of an environment with fastai, transformers, accelerate, scikit-learn and timm (peers.py says
-what each does). Cases: scikit-learn's digits, 10 labels a class; with --cifar (a folder with train/CLASS
-and test/CLASS, 100 pictures a class) all its labels, and the first ten of each class; with --photos (a
-folder of class folders) half of each class, drawn by the seed, against the other half. Every seed runs everything in turn, each in a
-process of its own with --threads threads. Seconds go from the first look at the data to the last step of
-training; imports and the test part are left out (graft's look at the data before it plans is in). Nothing
-is chosen on a test part. Differences are paired by seed, with 95 % intervals (Student's t); but for the
-photographs the training folder is the same for every seed, so they tell nothing of other draws of labels.
+PYTHON is that of an environment with fastai, transformers, accelerate, scikit-learn and timm (peers.py
+says what each does). Cases: scikit-learn's digits, 10 labels a class; with --cifar (a folder with
+train/CLASS and test/CLASS, 100 pictures a class) all its labels, and the first ten of each class; with
+--photos (a folder of class folders) half of each class, drawn by the seed, against the other half. Every
+seed runs everything in turn, each in a process of its own with --threads threads. Seconds go from the
+first look at the data to the last step of training; imports and the test part are left out (graft's look
+at the data before it plans is in). Nothing is chosen on a test part. Differences are paired by seed, with
+95 % intervals (Student's t); but for the photographs the training folder is the same for every seed, so
+they tell nothing of other draws of labels.
 """
 
 from __future__ import annotations

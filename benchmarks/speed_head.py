@@ -25,6 +25,7 @@ from graft.probe import solve_head
 from graft.workflow import read_splits
 
 Row = dict[str, Any]
+FOLDS = 5
 PATH = tuple(float(value) for value in np.logspace(1, -6, 45))
 
 
@@ -95,19 +96,23 @@ def middling(_: argparse.Namespace) -> Iterator[Row]:
 
 
 def large(_: argparse.Namespace) -> Iterator[Row]:
-    """100,000 x 2,048 features: graft's whole path in a process of its own; a part of scikit-learn's."""
+    """100,000 x 2,048 features: graft's whole path in a process of its own; a part of scikit-learn's.
+
+    Its whole work takes hours: folds are solved one after the other, so one of them is measured, and of its
+    path the first strengths, which are those that are solved soonest.
+    """
     words = [sys.executable, __file__, "graft"]
     ours, peak = map(float, _last_line(words).split())
     theirs, _ = map(float, _last_line([sys.executable, __file__, "scikit-learn"]).split())
-    ratio = theirs / ours
+    ratio = FOLDS * theirs / ours
     yield {
         "name": "head, 100,000",
         "what": "head path on 100,000 × 2,048 features, 10 classes: 45 strengths, 5 folds, refit",
-        "against": "a small part of LogisticRegressionCV's work: one fold, 10 strengths, no refit",
+        "against": "LogisticRegressionCV: one of five folds with 10 of the strengths, times five, no refit",
         "target": "5 times as fast, peak memory below 3 GB",
         "measured": f"{ratio:.1f} times, {peak / 1e9:.2f} GB",
         "holds": ratio >= 5 and peak < 3e9,
-        "figures": f"{ours:.0f} s against {theirs:.0f} s",
+        "figures": f"{ours:.0f} s against {FOLDS} × {theirs:.0f} s; 35 strengths and the refit left out",
     }
 
 
@@ -122,7 +127,7 @@ def one_side(which: str) -> None:
 
 
 def _scikit_learns_part(features: Tensor, targets: Any) -> float:
-    fold = np.arange(len(targets)) % 5 == 0
+    fold = np.arange(len(targets)) % FOLDS == 0
     strengths = [1 / (len(targets) * strength) for strength in PATH[:32:3]][:10]
 
     def fit() -> None:

@@ -110,7 +110,13 @@ def _reused(
     epoch: float,
     whole: float,
 ) -> Iterator[Row]:
-    settings = {"strategy": f"partial:{top}", "head_init": "random", "epochs": 10, "data__validation": 0.0}
+    settings = {
+        "strategy": f"partial:{top}",
+        "head_init": "random",
+        "epochs": 10,
+        "data__validation": 0.0,
+        "reuse__views": 1,  # 10 epochs would keep two, and fill the store twice
+    }
     recipe = _recipe(options.cifar / "train", backbone, **settings)
     network = graft.load_backbone(recipe)
     splits = read_splits(recipe, network)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from graft.folds import assign_folds
-from graft.regression import Axes, Regression, Truth, in_folds
+from graft.regression import Axes, Regression, Truth, in_folds, parts_of
 from graft.steps import STRENGTHS
 
 SMALL = 20_000_000  # multiplications of one pass below which one thread is quicker than two
@@ -81,7 +81,8 @@ def solve_head(
         ValueError: no features, not finite ones, shapes that do not belong together, or weights that
             are negative or not finite.
     """
-    if len(features) != len(targets) or not len(features) or not torch.isfinite(features).all():
+    fits = len(features) == len(targets) and len(features) > 0
+    if not fits or not all(torch.isfinite(part).all() for _, part in parts_of(features)):
         raise ValueError(f"features {tuple(features.shape)} for {len(targets)} targets, or not finite")
     truth = Truth.of(targets, classes, class_weights, weights)
     # The loss of a multi-label path is a mean over labels, each of which is a problem of its own.

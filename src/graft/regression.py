@@ -51,13 +51,15 @@ class Axes:
         count, width = features.shape
         exact = features.numel() <= EXACT
         kind = torch.float64 if exact else torch.float32
-        mean = features.mean(0, dtype=torch.float64)
-        square = sum((part.double() - mean).square().sum(0) for _, part in _parts(features))
+        mean = torch.as_tensor(
+            sum(part.sum(0, dtype=torch.float64) for _, part in parts_of(features)) / count
+        )
+        square = sum((part.double() - mean).square().sum(0) for _, part in parts_of(features))
         deviation = torch.as_tensor(square / count).sqrt()
         scale = torch.where(deviation > 1e-8 * deviation.max(), deviation, torch.inf)
         rows = torch.ones(count, width + 1, dtype=kind, device=features.device)
         standard = rows[:, :-1]
-        for some, part in _parts(features):
+        for some, part in parts_of(features):
             standard[some] = (part.double() - mean) / scale
         if count > width:
             _, turn = torch.linalg.eigh((standard.T @ standard).double())
@@ -67,10 +69,10 @@ class Axes:
             turn = standard.double().T @ items[:, seen] / square[seen].sqrt()
         turn = turn.to(kind)
         axes = turn.shape[1]
-        for some, part in _parts(standard):
+        for some, part in parts_of(standard):
             rows[some, :axes] = part @ turn
         rows = rows[:, : axes + 1] if axes == width else torch.cat([rows[:, :axes], rows[:, -1:]], dim=1)
-        spread = sum(part.square().sum(0) for _, part in _parts(rows))
+        spread = sum(part.square().sum(0) for _, part in parts_of(rows))
         return cls(rows, torch.as_tensor(spread / count), mean, scale, turn)
 
     def on_features(self, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,7 +281,7 @@ def in_folds(fold_of: NDArray[np.int64]) -> Tensor:
     return counted
 
 
-def _parts(values: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def parts_of(values: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """A few rows at a time: large ones are never whole in memory a second time."""
     size = max(1, ROWS // values.shape[1])
     for start in range(0, len(values), size):

@@ -88,7 +88,10 @@ class Space:
     """How many rows could not be kept."""
     _rows: dict[str, tuple[Path, int]] = field(default_factory=dict)
     _chunks: dict[Path, _Chunk | None] = field(default_factory=dict)
-    _waiting: dict[str, Tensor] = field(default_factory=dict)
+    _waiting: dict[str, tuple[Tensor, int, int]] = field(default_factory=dict)
+    """Rows to be written, as parts of blocks: a tensor of its own would take more memory than a row."""
+    _unwritten: int = 0
+    """Bytes of them."""
 
     def __post_init__(self) -> None:
         self.refresh()
@@ -110,8 +113,11 @@ class Space:
         """The rows that are there and sound, by key."""
         found = {}
         for key in keys:
-            row = self._waiting.get(key)
-            if row is None and key in self._rows:
+            row = None
+            if key in self._waiting:
+                block, start, stop = self._waiting[key]
+                row = block[start:stop]
+            elif key in self._rows:
                 path, number = self._rows[key]
                 chunk = self._chunk(path)
                 row = None if chunk is None else chunk.row(number)
@@ -124,17 +130,25 @@ class Space:
 
         All are of one type and, but for their first dimension, of one shape.
         """
-        self._waiting |= {key: row.detach().clone() for key, row in rows.items() if key not in self._rows}
-        if sum(row.nbytes for row in self._waiting.values()) >= CHUNK:
+        new = {key: row for key, row in rows.items() if key not in self}
+        if not new:
+            return
+        block = torch.cat(list(new.values())).detach()
+        ends = list(accumulate(map(len, new.values())))
+        for key, start, stop in zip(new, [0, *ends], ends, strict=False):
+            self._waiting[key] = block, start, stop
+        self._unwritten += block.nbytes
+        if self._unwritten >= CHUNK:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits; what cannot be written is forgotten, and counted."""
         if not self._waiting:
             return
-        keys, waiting = list(self._waiting), list(self._waiting.values())
-        self._waiting = {}
-        path = self._write(keys, torch.cat(waiting), [len(row) for row in waiting])
+        keys, sizes = list(self._waiting), [stop - start for _, start, stop in self._waiting.values()]
+        blocks = list({id(block): block for block, *_ in self._waiting.values()}.values())
+        self._waiting, self._unwritten = {}, 0
+        path = self._write(keys, torch.cat(blocks), sizes)
         if path is None:
             self.unkept += len(keys)
             return
