@@ -100,7 +100,8 @@ def trained(name: str, strategy: str, train: str, test: str, seed: int) -> dict[
     import time
 
     import graft
-    from graft.workflow import carry_out, drain, prepare
+    from graft.preparation import prepare
+    from graft.workflow import carry_out, drain
 
     own = OF_SENTENCES if train.endswith(".csv") and strategy != "probe" else {}
     recipe = graft.read_recipe(backbone=name, strategy=strategy, data__path=train, seed=seed, **own)
@@ -129,7 +130,7 @@ def cost(strategy: str) -> dict[str, Any]:
 
     import graft
     from graft.costs import measure_costs
-    from graft.workflow import prepare
+    from graft.preparation import prepare
 
     recipe = graft.read_recipe(
         backbone=COST_OF, strategy=strategy, data__validation=0, train__batch_size=COST_BATCH

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 import graft
+from graft.preparation import prepare
 from graft.runs import choose_run
-from graft.workflow import carry_out, drain, prepare
+from graft.workflow import carry_out, drain
 
 
 def main(folder: str, strategy: str, seed: str, threads: str = "2") -> None:

@@ -100,7 +100,8 @@ def judged(name: str, backbone: Any, options: argparse.Namespace, folder: Path) 
     import graft
     from graft.advice.ranking import rate
     from graft.numerics import resolve_numerics
-    from graft.workflow import carry_out, drain, prepare
+    from graft.preparation import prepare
+    from graft.workflow import carry_out, drain
 
     recipe = graft.read_recipe(
         backbone=backbone.source.id,

@@ -48,9 +48,11 @@ def work(items: int, classes: int) -> dict[str, float | int | str]:
 
     import graft
     from graft.bundle import provenance
+    from graft.conclusion import look_back
+    from graft.preparation import prepare
     from graft.reporting import write_report
     from graft.runs import choose_run
-    from graft.workflow import carry_out, drain, look_back, prepare
+    from graft.workflow import carry_out, drain
 
     generator = np.random.default_rng(0)
     colours = generator.integers(0, 256, (classes, 1, 1, 3))

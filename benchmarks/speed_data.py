@@ -21,8 +21,8 @@ from PIL import Image, ImageOps
 
 import graft
 from graft.data.image import decode_reduced
+from graft.preparation import prepare
 from graft.reuse.store import Store
-from graft.workflow import prepare
 
 Row = dict[str, Any]
 SIDES = (3264, 2448)  # 8 megapixels

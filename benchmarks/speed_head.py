@@ -21,8 +21,8 @@ from torch import Tensor
 import graft
 from graft.data.dataset import Pictures
 from graft.inference import forward_all
+from graft.preparation import read_splits
 from graft.probe import solve_head
-from graft.workflow import read_splits
 
 Row = dict[str, Any]
 FOLDS = 5

@@ -31,10 +31,10 @@ import graft
 from graft.data.dataset import Pictures
 from graft.numerics import Forward, has_fast_bf16
 from graft.plan import Plan
+from graft.preparation import Prepared, prepare, read_splits
 from graft.records import Stepped, Validated
 from graft.reuse.folding import resting
 from graft.reuse.store import Store
-from graft.workflow import Prepared, prepare, read_splits
 
 HERE = Path(__file__).parent
 REPEATS = 1  # of passes over all pictures: each takes minutes

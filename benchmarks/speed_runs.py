@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 import graft
+from graft.preparation import prepare, read_splits
 from graft.reuse.store import Store
 from graft.runs import choose_run
-from graft.workflow import carry_out, drain, prepare, read_splits
+from graft.workflow import carry_out, drain
 
 Row = dict[str, Any]
 HERE = Path(__file__).parent

@@ -33,8 +33,8 @@ from graft.data.dataset import Pictures
 from graft.files import write_json, write_text
 from graft.inference import forward_all
 from graft.plan import Phase, Plan
+from graft.preparation import Prepared, prepare
 from graft.training import fit
-from graft.workflow import Prepared, prepare
 
 Settings = dict[str, Any]
 Run = dict[str, Any]

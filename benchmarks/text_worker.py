@@ -19,7 +19,8 @@ def train(strategy: str, table: str, test: str, seed: int, model: str) -> dict[s
 
     import graft
     from graft.backbones import load_backbone
-    from graft.workflow import carry_out, drain, prepare
+    from graft.preparation import prepare
+    from graft.workflow import carry_out, drain
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     backbone = load_backbone(f"hf/{model}")

@@ -581,7 +581,7 @@ def test_ctrl_c_before_training_leaves_nothing(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("graft.workflow.prepare", stop)
+    monkeypatch.setattr("graft.preparation.prepare", stop)
     check_refused(graft("train", photos, *TINY, "--out", "run", "--json"), "interrupted", code=130)
     assert not Path("run").exists()
 

@@ -18,9 +18,10 @@ from graft.backbones.assembly import state_digest
 from graft.engine import start_engine
 from graft.errors import RunError, TrainingError
 from graft.numerics import Numerics
+from graft.preparation import prepare
 from graft.recipe import Recipe, read_recipe
 from graft.runs import choose_run
-from graft.workflow import carry_out, drain, prepare
+from graft.workflow import carry_out, drain
 from small import SETTINGS, write_pictures
 
 TESTS = Path(__file__).parent
@@ -56,7 +57,8 @@ torch.set_num_threads(1)
 import small
 from graft.errors import GraftError
 from graft.runs import open_run
-from graft.workflow import carry_out, drain, prepare_again
+from graft.preparation import prepare_again
+from graft.workflow import carry_out, drain
 from test_distributed import carry_out_cases
 
 photos, folder, other = sys.argv[1:4]

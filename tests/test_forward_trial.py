@@ -9,8 +9,8 @@ from graft import forward_trial
 from graft.forward_trial import Choice, choose_forward
 from graft.numerics import Forward, resolve_numerics
 from graft.plan import make_plan
+from graft.preparation import try_forward
 from graft.recipe import read_recipe
-from graft.workflow import try_forward
 from small import make_tiny
 from test_evidence import coloured
 

@@ -38,8 +38,10 @@ LAYERS = (
     {"diagnosis"},
     {"runs"},
     {"reporting"},
+    {"preparation"},
+    {"conclusion", "advice", "examination", "networks"},
     {"workflow"},
-    {"advice", "examination", "comparison", "networks"},
+    {"comparison"},
     {"advice_tables", "comparison_table", "demo", "terminal", "catalog_tables", "store_table"},
     {"comparison_report"},
     {"cli_options"},
@@ -48,7 +50,17 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SERVES_BUNDLES = {"bundle", "prediction", "inference", "model", "metrics"}
-TRAINS = {"training", "state", "plan", "strategies", "checkpoint", "engine", "workflow", "runs"}
+TRAINS = {
+    "training",
+    "state",
+    "plan",
+    "strategies",
+    "checkpoint",
+    "engine",
+    "preparation",
+    "workflow",
+    "runs",
+}
 OWNERS = {
     "timm": {
         "backbones/timm.py",
@@ -73,7 +85,7 @@ OWNERS = {
     },
     "tokenizers": {"backbones/tokenizer.py", "data/texts.py", "reporting/attribution.py"},
     "transformers": {"backbones/tokenizer.py", "backbones/transformers.py"},
-    "scipy": {"advice/ranking.py", "advice/scores.py", "comparing.py"},
+    "scipy": {"advice/ranking.py", "advice/scores.py", "comparing.py", "diagnosis/alike.py"},
     "sklearn": {"diagnosis/from_nothing.py", "advice/scores.py", "demo.py"},
     "tifffile": {"data/bands.py"},
     "PIL": {

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 import graft
 from graft.errors import BundleError, GraftError, RunError
 from graft.networks import compare_networks
+from graft.preparation import prepare
 from graft.records import Validated
 from graft.runs import choose_run
-from graft.workflow import carry_out, prepare
+from graft.workflow import carry_out
 from small import SETTINGS, make_tiny
 
 TINY = "tiny/net"

@@ -13,10 +13,10 @@ from graft.data.items import Splits
 from graft.errors import RecipeError
 from graft.options import PhaseOptions
 from graft.plan import make_plan
+from graft.preparation import measure
 from graft.recipe import read_recipe
 from graft.steps import Calibrate, Select, Solve, Step, Train
 from graft.strategies import Ask, plan_steps, register_strategy, strategy_names, strategy_table
-from graft.workflow import measure
 
 STAGES = ("stem", "middle", "top")
 NAMES = [

@@ -17,10 +17,11 @@ from graft.backbones.contract import Backbone
 from graft.bundle import load_bundle
 from graft.errors import BundleError, DataError, Interrupted, RecipeError
 from graft.plan import Phase
+from graft.preparation import prepare
 from graft.recipe import DataSettings, read_recipe
 from graft.reuse.store import Store
 from graft.runs import choose_run
-from graft.workflow import carry_out, drain, prepare
+from graft.workflow import carry_out, drain
 from small_text import write_model
 
 GOOD = ("good", "great", "fine")

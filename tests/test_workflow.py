@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 import graft
 from graft import records
 from graft.bundle import load_bundle
-from graft.data.items import Splits
 from graft.errors import BundleError, DataError, Interrupted, RunError, TrainingError
+from graft.preparation import prepare
 from graft.recipe import read_recipe
 from graft.runs import Run, choose_run, open_run
-from graft.workflow import carry_out, drain, load_backbone, prepare
+from graft.workflow import carry_out, drain
 from small import COLOURS, SETTINGS, TinyNet, make_pictures, make_tiny, write_pictures
 
 TESTS = Path(__file__).parent
@@ -121,50 +121,6 @@ def test_a_taken_folder_is_refused_before_anything_is_read(finished_run: Path) -
 # Strategies meet data.
 
 
-def test_scratch_starts_from_random_weights_of_its_seed(photos: Path) -> None:
-    pretrained = load_backbone(recipe_for(photos)).source.sha256
-    backbones = [
-        load_backbone(recipe_for(photos, strategy="scratch", backbone=name, seed=seed))
-        for name, seed in (
-            ("graft/resnet18-half-64", 0),
-            ("graft/resnet18-half-64:tiny-imagenet", 0),
-            ("graft/resnet18-half-64", 1),
-        )
-    ]
-    assert pretrained
-    assert not any(backbone.source.pretrained for backbone in backbones)
-    one, same, other = (first_of(backbone) for backbone in backbones)
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    shipped = load_backbone(recipe_for(photos, backbone="graft/resnet18-half-64"))
-    assert not torch.equal(one, first_of(shipped))
-
-
-def first_of(backbone: Any) -> torch.Tensor:
-    return next(iter(backbone.trunk.parameters()))
-
-
-def test_a_probe_sets_nothing_aside_and_the_others_do(photos: Path) -> None:
-    probe = prepare(recipe_for(photos, strategy="probe")).splits
-    assert (len(probe.train), probe.val) == (30, None)
-    full = prepare(recipe_for(photos, strategy="full")).splits
-    assert full.val is not None
-    assert (len(full.train), len(full.val)) == (24, 6)
-
-
-def test_validation_pictures_are_kept_out_of_a_probes_training(tmp_path: Path) -> None:
-    for split, count, seed in (("train", 5, 0), ("val", 3, 1), ("test", 2, 2)):
-        write_pictures(tmp_path / "photos" / split, dict.fromkeys(COLOURS, count), seed=seed)
-    prepared = prepare(recipe_for(tmp_path / "photos", strategy="probe"))
-    splits: Splits = prepared.splits
-    assert splits.val is not None
-    assert len(splits.train) == 15
-    assert not set(splits.train.digests) & set(splits.val.digests)
-    bundle = drain(carry_out(prepared, Run(tmp_path / "run")))
-    assert bundle.metrics["validation"]["n"] == 9
-    assert bundle.metrics["test"]["n"] == 6
-
-
 def test_a_run_that_diverged_never_wins(photos: Path, tmp_path: Path) -> None:
     """Without validation data the last weights are kept: where they are ruined, nothing is."""
     settings = {"data__validation": 0.0, "train__lr": 1e37, "train__clip": None, "epochs": 1}
@@ -230,7 +186,7 @@ def test_changed_weights_are_refused(photos: Path, tmp_path: Path, monkeypatch: 
     with torch.no_grad():
         backbone.trunk.stem[0].weight.add_(1e-6)
     changed = graft.from_module(TinyNet(), preprocess=backbone.preprocess)
-    monkeypatch.setattr("graft.workflow.load_any_backbone", lambda _: changed)
+    monkeypatch.setattr("graft.preparation.load_any_backbone", lambda _: changed)
     with pytest.raises(
         RunError, match=r"is not the network that .*run began with \(tiny/net:own: its weights"
     ):
@@ -304,7 +260,8 @@ from graft import state
 from graft.stepping import Stepper
 from graft.recipe import read_recipe
 from graft.runs import Run
-from graft.workflow import carry_out, drain, prepare, prepare_again
+from graft.preparation import prepare, prepare_again
+from graft.workflow import carry_out, drain
 import torch.utils.tensorboard
 
 state.SAVE_SHARE = float("inf")

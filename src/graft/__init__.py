@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from graft.plan import Plan as Plan
     from graft.plan import check as check
     from graft.plan import make_plan as make_plan
+    from graft.preparation import fit_preprocess as fit_preprocess
+    from graft.preparation import load_backbone as load_backbone
+    from graft.preparation import measure as measure
+    from graft.preparation import read_splits as read_splits
     from graft.recipe import Recipe as Recipe
     from graft.recipe import read_recipe as read_recipe
     from graft.state import Trained as Trained
@@ -73,10 +77,6 @@ if TYPE_CHECKING:
     from graft.task import Task as Task
     from graft.training import fit as fit
     from graft.training import fit_steps as fit_steps
-    from graft.workflow import fit_preprocess as fit_preprocess
-    from graft.workflow import load_backbone as load_backbone
-    from graft.workflow import measure as measure
-    from graft.workflow import read_splits as read_splits
     from graft.workflow import resume as resume
     from graft.workflow import train as train
 
@@ -100,6 +100,7 @@ _HOMES = {
     ),
     "evidence": ("Evidence",),
     "plan": ("Plan", "check", "make_plan"),
+    "preparation": ("fit_preprocess", "load_backbone", "measure", "read_splits"),
     "recipe": ("Recipe", "read_recipe"),
     "strategies": ("register_strategy",),
     "state": ("Trained",),
@@ -121,7 +122,7 @@ _HOMES = {
     "swapping": ("AdapterSet", "open_adapters"),
     "task": ("Task",),
     "training": ("fit", "fit_steps"),
-    "workflow": ("fit_preprocess", "load_backbone", "measure", "read_splits", "resume", "train"),
+    "workflow": ("resume", "train"),
 }
 _HOME_OF = {name: f"graft.{home}" for home, names in _HOMES.items() for name in names}
 

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from graft.bundle import Bundle
+    from graft.preparation import Prepared
     from graft.runs import Run
-    from graft.workflow import Prepared
 
 
 class Commands(TyperGroup):
@@ -100,9 +100,9 @@ def train(
         device=device,
         store_limit=store_limit,
     )
+    from graft.preparation import prepare
     from graft.progress import reading
     from graft.runs import choose_run
-    from graft.workflow import prepare
 
     run = choose_run(out, asked)
     console = make_console(stderr=as_json)
@@ -115,9 +115,9 @@ def train(
 def resume(run: RunFolder, as_json: Json = False) -> None:
     """Go on with an interrupted run, as if it had never stopped."""
     from graft.bundle import load_bundle
+    from graft.preparation import prepare_again
     from graft.progress import reading
     from graft.runs import open_run
-    from graft.workflow import prepare_again
 
     found = open_run(run)
     console = make_console(stderr=as_json)
@@ -160,9 +160,9 @@ def show_planned(
         store_limit=store_limit,
     )
     from graft.costs import measure_costs
+    from graft.preparation import prepare
     from graft.progress import reading
     from graft.terminal import show_plan, show_problems
-    from graft.workflow import prepare
 
     console = make_console(stderr=as_json)
     with reading(console) as told:
@@ -294,9 +294,9 @@ def embed(
     from graft.bundle import load_bundle
     from graft.data.items import show
     from graft.embedding import embed as embed_items
+    from graft.preparation import open_store
     from graft.progress import reading
     from graft.terminal import show_problems
-    from graft.workflow import open_store
 
     source = str(backbone) if run is None else load_bundle(run)
     console, store = make_console(stderr=True), open_store(asked)
@@ -365,9 +365,9 @@ def run_demo(
     """Try it on scanned digits: probe, fine-tuned, from scratch."""
     from graft.bundle import load_bundle
     from graft.demo import STRATEGIES, make_demo
+    from graft.preparation import prepare
     from graft.runs import choose_run
     from graft.terminal import prediction_table, result_table
-    from graft.workflow import prepare
 
     console = make_console(stderr=as_json)
     shown = make_demo(out)

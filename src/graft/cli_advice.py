@@ -56,9 +56,9 @@ def advise(
     from graft.advice.answer import advise as find_advice
     from graft.advice_tables import show_advice
     from graft.files import write_text
+    from graft.preparation import prepare
     from graft.progress import reading
     from graft.terminal import show_problems
-    from graft.workflow import prepare
 
     limits = Limits(minutes=minutes, memory=memory, max_latency=max_latency, max_size=max_size)
     console = make_console(stderr=as_json)
@@ -102,9 +102,9 @@ def rank(
     from graft.advice.ranking import in_order, rate
     from graft.advice_tables import guidance_table, ranking_table
     from graft.numerics import resolve_numerics
+    from graft.preparation import fit_preprocess, load_backbone, open_store, read_splits
     from graft.progress import reading
     from graft.reuse.store import NOWHERE
-    from graft.workflow import fit_preprocess, load_backbone, open_store, read_splits
 
     console, rated, splits = make_console(stderr=as_json), [], None
     numerics, store = resolve_numerics(asked), open_store(asked) or NOWHERE
@@ -147,9 +147,9 @@ def check(
     )
     from graft.examination import cure, examine
     from graft.files import write_text
+    from graft.preparation import prepare
     from graft.progress import reading
     from graft.terminal import show_findings
-    from graft.workflow import prepare
 
     console = make_console(stderr=as_json)
     with reading(console) as told:
@@ -214,8 +214,8 @@ def find_rate(
     from graft.advice_tables import range_table, sweep_table
     from graft.lr_finder import HIGHEST, LOWEST, STEPS, range_test
     from graft.lr_finder import sweep as sweep_rates
+    from graft.preparation import open_store, prepare
     from graft.progress import reading
-    from graft.workflow import open_store, prepare
 
     console, store = make_console(stderr=as_json), open_store(asked)
     with reading(console) as told:

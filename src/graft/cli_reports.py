@@ -115,8 +115,8 @@ def report(
 
         page = write_comparison(run)
     else:
+        from graft.conclusion import report_again
         from graft.progress import reading
-        from graft.workflow import report_again
 
         with reading(console) as told:
             page = report_again(run, progress=told)

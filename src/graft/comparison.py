@@ -42,6 +42,7 @@ from graft.evidence import Evidence
 from graft.files import write_json
 from graft.numerics import world_size
 from graft.plan import Phase, check, make_ask
+from graft.preparation import Prepared, load_backbone, plan_for, read_splits, validation_share
 from graft.recipe import Recipe, make_recipe
 from graft.records import Record
 from graft.reporting import wants_report
@@ -49,16 +50,7 @@ from graft.runs import Run, locked
 from graft.schedule import steps_in_epoch
 from graft.steps import Train
 from graft.strategies import plan_steps, split_name
-from graft.workflow import (
-    Prepared,
-    carry_out,
-    drain,
-    interrupts,
-    load_backbone,
-    plan_for,
-    read_splits,
-    validation_share,
-)
+from graft.workflow import carry_out, drain, interrupts
 
 HELD_OUT = 0.2  # of every class, to test, where the data brings no test part
 LONGER = 3  # times as many steps that training from scratch is also given

@@ -11,10 +11,10 @@ from graft.diagnosis.findings import Finding
 from graft.embedding import compute_features
 from graft.looking import Progress
 from graft.numerics import resolve_numerics
+from graft.preparation import Prepared, open_store
 from graft.recipe import Recipe, make_recipe, put
 from graft.reuse.store import NOWHERE
 from graft.seeds import mix
-from graft.workflow import Prepared, open_store
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 

@@ -19,8 +19,8 @@ from graft.backbones.local_weights import read_weights, strip_prefixes
 from graft.bundle import MANIFEST, load_bundle, read_parts
 from graft.changes import StageChange, compare_values, group_by_name
 from graft.errors import BackboneError, BundleError, RunError
+from graft.preparation import load_backbone as load_as_asked
 from graft.runs import Run
-from graft.workflow import load_backbone as load_as_asked
 
 PRETRAINED = "pretrained"
 TRUNK, HEAD = "trunk.", "head."

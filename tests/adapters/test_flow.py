@@ -125,8 +125,9 @@ def test_a_bundle_without_a_part_of_the_adapter_is_refused(adapter: Path, tmp_pa
 
 
 def test_an_interrupted_run_ends_as_one_that_was_not(pictures: Path, tmp_path: Path) -> None:
+    from graft.preparation import prepare
     from graft.records import Stepped
-    from graft.workflow import carry_out, drain, prepare
+    from graft.workflow import carry_out, drain
 
     whole = train(pictures, tmp_path / "whole", adapters__bundle="adapter")
     recipe = graft.read_recipe(data__path=str(pictures), adapters__bundle="adapter", **LORA)

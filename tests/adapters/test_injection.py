@@ -12,8 +12,8 @@ from graft.adapters import adapt, merge
 from graft.adapters.injection import take_out
 from graft.backbones import Backbone, state_digest
 from graft.errors import RecipeError
+from graft.preparation import load_backbone
 from graft.recipe import AdapterSettings, read_recipe
-from graft.workflow import load_backbone
 from small import make_tiny
 
 

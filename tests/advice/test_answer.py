@@ -18,8 +18,8 @@ from graft.backbones.contract import Backbone
 from graft.errors import DataError
 from graft.numerics import Numerics
 from graft.plan import make_plan
+from graft.preparation import prepare
 from graft.recipe import make_recipe, read_recipe
-from graft.workflow import prepare
 from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
 from small_text import write_model
 

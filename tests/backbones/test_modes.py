@@ -8,8 +8,8 @@ import torch
 from graft.backbones import load_backbone
 from graft.backbones.modes import attending, attends_both_ways, can_recompute, recomputing
 from graft.errors import RecipeError
+from graft.plan import check
 from graft.recipe import read_recipe
-from graft.workflow import check
 from small import make_tiny
 from small_text import write_model
 

@@ -11,8 +11,8 @@ import pytest
 from graft.diagnosis import recipe_checks
 from graft.diagnosis.recipe_checks import Written
 from graft.examination import cure, examine
+from graft.preparation import prepare
 from graft.recipe import Recipe, read_recipe
-from graft.workflow import prepare
 from small import SETTINGS
 from small_text import write_model
 from test_evidence import coloured

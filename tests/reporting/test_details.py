@@ -17,11 +17,12 @@ from graft.backbones.contract import Encoding
 from graft.data.inputs import open_inputs
 from graft.data.items import Text
 from graft.model import Model
+from graft.preparation import prepare
 from graft.reporting.attribution import look_at_pictures, look_at_texts
 from graft.reporting.details import CERTAIN, SHOWN, bins_of, pick, project
 from graft.reporting.story import read_story
 from graft.runs import Run, choose_run
-from graft.workflow import carry_out, drain, prepare
+from graft.workflow import carry_out, drain
 from small import SETTINGS, make_pictures, make_tiny
 from small_text import write_model
 

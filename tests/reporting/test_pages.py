@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 import graft
+from graft.conclusion import look_back, report_again
 from graft.errors import RunError
+from graft.preparation import prepare_again
 from graft.reporting import Reporter, sparing, wants_report, write_report
 from graft.reporting.details import Details, Example
 from graft.reporting.pages import PAGE, score_interval, show_cell
 from graft.reporting.story import DETAILS, FOLDER, read_story
 from graft.runs import Run
-from graft.workflow import look_back, prepare_again, report_again
 from reporting_names import HOSTILE
 from small import SETTINGS, make_tiny
 
@@ -131,8 +132,9 @@ def test_a_run_without_details_looks_at_its_data_again(tmp_path: Path, photos: P
 def test_a_run_that_goes_on_has_a_page(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from graft.preparation import prepare
     from graft.runs import choose_run
-    from graft.workflow import carry_out, prepare
+    from graft.workflow import carry_out
 
     monkeypatch.setattr("graft.reporting.EVERY", 0.0)
     monkeypatch.setattr("graft.reporting.SHARE", 1e9)
@@ -202,8 +204,9 @@ def test_several_labels_have_a_page(tmp_path: Path) -> None:
     truth = generator.integers(0, 2, (60, 3)).astype(np.uint8)
     pixels = generator.integers(0, 50, (60, 8, 8, 3)).astype(np.uint8)
     pixels += 150 * truth[:, None, None]
+    from graft.preparation import prepare
     from graft.runs import choose_run
-    from graft.workflow import carry_out, drain, prepare
+    from graft.workflow import carry_out, drain
 
     recipe = graft.read_recipe(**SETTINGS)
     run = choose_run(tmp_path / "run", recipe)

@@ -23,12 +23,12 @@ from graft.looking import Progress
 from graft.numerics import resolve_device, resolve_numerics
 from graft.options import Frozen
 from graft.plan import Phase, Plan, make_ask, make_plan
+from graft.preparation import Prepared, open_store
 from graft.recipe import Recipe, make_recipe
 from graft.reuse.store import NOWHERE
 from graft.steps import Solve
 from graft.strategies import notes_of
 from graft.strategies.auto import decide
-from graft.workflow import Prepared, open_store
 
 LOWER = ("partial:2", "partial:1", "probe")  # what else is considered where a limit forbids the rest
 NEAR_CHANCE = 0.03  # information below which no depth knows anything
@@ -85,7 +85,7 @@ class Advice(Frozen):
 
 
 def advise(prepared: Prepared, limits: Limits | None = None, *, progress: Progress | None = None) -> Advice:
-    """Advice on what ``prepared`` holds (see :func:`graft.workflow.prepare`, with the strategy auto).
+    """Advice on what ``prepared`` holds (see :func:`graft.preparation.prepare`, with the strategy auto).
 
     Raises:
         TrainingError: features are not finite.

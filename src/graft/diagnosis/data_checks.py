@@ -19,8 +19,8 @@ from torch import Tensor
 
 from graft.backbones.contract import Backbone, Preprocess
 from graft.data.items import Items, Splits
+from graft.diagnosis.alike import pairs_of
 from graft.diagnosis.findings import Finding, found, percent
-from graft.diagnosis.near_copies import pairs_of
 from graft.probe import held_out_logits, solve_head
 
 MOST_PAIRS = 4_000  # items that are compared with each other

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from graft.data.items import Items, Text
-from graft.diagnosis.near_copies import pairs_of
+from graft.diagnosis.alike import pairs_of
 from test_evidence import coloured
 
 LONG = "the quick brown fox jumps over a lazy dog in the early morning"
