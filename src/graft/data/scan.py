@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (pictures read so far, all of them)."""
 
+TOGETHER = 2048  # rows that wait to be read
+
 
 @dataclass(frozen=True)
 class Scanned:
@@ -49,10 +51,11 @@ def scan_rows(
     seen: list[Scanned] = []
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="scan")
     try:
-        for scanned in pool.map(look, rows):
-            seen.append(scanned)
-            if progress is not None:
-                progress(len(seen), len(rows))
+        for start in range(0, len(rows), TOGETHER):  # what waits takes more memory than what was seen
+            for scanned in pool.map(look, rows[start : start + TOGETHER]):
+                seen.append(scanned)
+                if progress is not None:
+                    progress(len(seen), len(rows))
     finally:
         pool.shutdown(cancel_futures=True)
     return seen
