@@ -77,6 +77,11 @@ points, no tests of significance. Nothing is established by them; they say where
   textures, -0.7 glyphs, 0 photographs (1 seed each, as auto otherwise); 11 to 37 % less time.
 - Longer training near the pretraining: photographs (4 seeds) 63.9 at 20 epochs, 63.8 with 40, 62.5 with 20
   at 3e-4; CIFAR with 10 labels (3 seeds) 51.8, 51.9 and 51.1; 75 epochs 53.2 where 40 had 53.0 (1 seed).
+- Fewer epochs near the pretraining, by graft itself, test-time views and all: CIFAR with 10 labels (6
+  seeds) 49.8 with 12, 50.2 with 15, 49.9 with 20; with 80 (2 seeds) 68.3, 68.5 and 68.5; with 7 (6 seeds)
+  50.6 with 20 and 50.8 with 27; photographs (6 seeds) 61.5 with 12, 61.7 with 15, 63.1 with 20, 60.6 with
+  27, each of three steps. So 15 epochs or 60 steps are taken; the runs above are from before, with 20 or
+  80.
 - Strong crops (from 35 % of the area): about -3 on near cases (CIFAR, 10 and 80 labels; 2 seeds each); good
   on some far ones (digits +3, spectrograms +8; 2 seeds), next to nothing on glyphs.
 - Batch-norm in train mode: no better over all. At a body rate of 3e-4 -1 on CIFAR and +1.5 to +2.5 on far
