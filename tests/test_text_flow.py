@@ -180,6 +180,7 @@ def test_a_second_run_computes_no_features(
     [
         ({"train__augmentation": "light"}, "train.augmentation"),
         ({"train__mixup": 0.2}, "train.mixup"),
+        ({"train__workers": 2}, "train.workers"),
         ({"final__tta": "flip"}, "final.tta"),
         ({"data__size": 64}, "data.size"),
         ({"data__image": "file"}, "data.image"),

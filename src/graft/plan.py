@@ -211,6 +211,8 @@ def _check_text(recipe: Recipe, backbone: Backbone, steps: Iterable[Step]) -> No
         asked.append("train.augmentation")
     if recipe.final.tta not in (None, "none"):
         asked.append("final.tta")
+    if recipe.train.workers:
+        asked.append("train.workers")
     if asked:
         raise RecipeError(f"{', '.join(asked)}: of pictures alone; {backbone.source.id} takes texts.")
 

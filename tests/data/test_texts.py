@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import graft.data.texts as texts_module
 from graft.backbones.contract import PADDING, Encoding
 from graft.data import read_items, read_labelled, read_splits
 from graft.data.items import Items, Splits, Text
@@ -292,3 +296,23 @@ def test_the_columns_of_training_are_those_of_prediction(tmp_path: Path) -> None
     assert str(guessed.sources[0]) == "yes" and [each.code for each in problems] == [
         "column"
     ]  # and it is said
+
+
+def test_texts_are_tokenised_once_as_long_as_they_are_there(
+    encoding: Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    plain = texts_module._tokenise
+    monkeypatch.setattr(texts_module, "_tokenise", lambda *given: made.append(given) or plain(*given))
+    some = items(words(3), words(30))
+    first, second = Texts(some, encoding), Texts(some, replace(encoding))
+    assert first.lengths.tolist() == second.lengths.tolist() == [5, 16]
+    assert len(made) == 1
+    assert Texts(some, replace(encoding, max_length=8)).lengths.tolist() == [5, 8]
+    assert first.lengths.tolist() == [5, 16]
+    assert len(made) == 2
+    gone = weakref.ref(some)
+    made.clear()
+    del some, first, second
+    gc.collect()
+    assert gone() is None

@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 STRETCH = 50  # batches that are sorted together
 _TOGETHER = 1000  # texts that are tokenised together
+
+Tokens: TypeAlias = "tuple[NDArray[np.int32], NDArray[np.int32], int]"
+"""Numbers of a text's tokens and of their segments, and how many there were before it was cut."""
+_made: WeakKeyDictionary[Items, tuple[Encoding, list[Tokens]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,29 +108,9 @@ class Texts:
         """Tokens of each text before it is cut, int64 [N]."""
         return np.array([whole for *_, whole in self._tokens], dtype=np.int64)
 
-    @cached_property
-    def _tokens(self) -> list[tuple[NDArray[np.int32], NDArray[np.int32], int]]:
-        """Numbers of tokens and of their segments, and how many there were before the text was cut."""
-        from tokenizers import Tokenizer
-
-        tokenizer, most = Tokenizer.from_str(self.encoding.tokenizer), self.encoding.max_length
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        given = [_given(source) for source in self.items.sources]
-        found = [
-            (each.ids, each.type_ids, len(each.ids))
-            for start in range(0, len(given), _TOGETHER)
-            for each in tokenizer.encode_batch(given[start : start + _TOGETHER])
-        ]
-        long = [number for number, (ids, _, _) in enumerate(found) if len(ids) > most]
-        tokenizer.enable_truncation(most)  # special tokens at the end are kept by it
-        for number, each in zip(long, tokenizer.encode_batch([given[i] for i in long]), strict=True):
-            found[number] = (each.ids, each.type_ids, found[number][2])
-        # Of a text in which nothing is known, the first token of all stands for it.
-        return [
-            (np.array(ids or [0], np.int32), np.array(kinds or [0], np.int32), max(1, whole))
-            for ids, kinds, whole in found
-        ]
+    @property
+    def _tokens(self) -> list[Tokens]:
+        return tokenised(self.items, self.encoding)
 
     def _padded(self, numbers: Sequence[int]) -> Tensor:
         rows = [self._tokens[number] for number in numbers]
@@ -134,6 +119,37 @@ class Texts:
         for place, (ids, kinds, _) in enumerate(rows):
             whole[place, 0, : len(ids)], whole[place, 1, : len(ids)] = ids, kinds
         return torch.from_numpy(whole)
+
+
+def tokenised(items: Items, encoding: Encoding) -> list[Tokens]:
+    """The tokens of every text, made once as long as the items are there: every phase opens them anew."""
+    known = _made.get(items)
+    if known is None or known[0] != encoding:
+        known = _made[items] = encoding, _tokenise(items, encoding)
+    return known[1]
+
+
+def _tokenise(items: Items, encoding: Encoding) -> list[Tokens]:
+    from tokenizers import Tokenizer
+
+    tokenizer, most = Tokenizer.from_str(encoding.tokenizer), encoding.max_length
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    given = [_given(source) for source in items.sources]
+    found = [
+        (each.ids, each.type_ids, len(each.ids))
+        for start in range(0, len(given), _TOGETHER)
+        for each in tokenizer.encode_batch(given[start : start + _TOGETHER])
+    ]
+    long = [number for number, (ids, _, _) in enumerate(found) if len(ids) > most]
+    tokenizer.enable_truncation(most)  # special tokens at the end are kept by it
+    for number, each in zip(long, tokenizer.encode_batch([given[i] for i in long]), strict=True):
+        found[number] = (each.ids, each.type_ids, found[number][2])
+    # Of a text in which nothing is known, the first token of all stands for it.
+    return [
+        (np.array(ids or [0], np.int32), np.array(kinds or [0], np.int32), max(1, whole))
+        for ids, kinds, whole in found
+    ]
 
 
 def number_of(index: Index) -> int:
