@@ -171,9 +171,9 @@ HEAD = """# `graft train` beside what people use
 
 The same backbone, pictures and machine for everybody; everything out of the box; one thread each, on two
 cores that other work shared, so compare seconds within a table only. Differences are paired by seed, with
-95 % intervals. What gives the same with every seed, and the weaker peers, were run once. fastai looks at
-the test part after every epoch, as its loop does; that time stands in brackets. Of the photographs every
-seed draws another half to train on; with 73 or 74 that measure, one picture is 1.4 points.
+95 % intervals. What gives the same with every seed was run once, and so were the weaker peers. fastai looks
+at the test part after every epoch, as its loop does; that time stands in brackets. Of the photographs every
+seed draws another half of each class to train on; the rest, 74, measure: one picture is 1.4 points.
 
 """
 

@@ -86,7 +86,9 @@ def test_the_domain_follows_from_what_the_depths_know(top: float, middle: float,
         ("far", 2, {}, ["200 epochs, for one has 2 steps"]),
         ("far", 60, {}, []),
         ("near", 4, {}, []),
+        ("far", 1, {}, ["200 epochs, for one has 1 step,"]),
         ("far", 4, {"epochs": 30}, []),
+        ("far", 4, {"phase": {"2": {"epochs": 30}}}, []),
     ],
 )
 def test_many_epochs_are_explained(domain: str, per_epoch: int, settings: Any, said: list[str]) -> None:

@@ -233,6 +233,8 @@ def test_labels_are_those_above_their_thresholds(many: Bundle) -> None:
         ({"label": "other"}, {"label": "kind", "text": "said"}, {"label": "other", "text": "said"}),
         ({"label": ("a", "b")}, {"separator": "|"}, {"label": ("a", "b")}),
         ({"separator": ";"}, {"label": ["a", "b"]}, {"separator": ";"}),
+        ({"separator": ";"}, {"label": "tags"}, {"separator": ";", "label": "tags"}),
+        ({"label": "kinds"}, {"label": "tags", "separator": "|"}, {"label": "kinds", "separator": "|"}),
         ({"bad_share": 0.5}, {"image": "file"}, {"bad_share": 0.5, "image": "file"}),
     ],
 )

@@ -98,6 +98,24 @@ def test_a_bundle_knows_the_columns_that_it_was_trained_on(
     assert bundle.evaluate(table, device="cpu", settings=unlike).n == found.n
 
 
+def test_a_bundle_evaluates_the_column_that_it_was_trained_on_though_it_was_guessed(
+    backbone: Backbone, table: Path, tmp_path: Path
+) -> None:
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    lines = {
+        "train": ["review,label", *(f"{text},{label}" for text, label in rows)],
+        "test": ["text,review,label", *(f"of no use,{text},{label}" for text, label in rows)],
+    }
+    for name, each in lines.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(each))
+    run = tmp_path / "run"
+    graft.train(tmp_path / "train.csv", backbone=backbone, strategy="probe", out=run, **settings())
+    bundle = load_bundle(run)
+    whole = bundle.evaluate(tmp_path / "train.csv", device="cpu")
+    assert whole.accuracy > 0.9
+    assert bundle.evaluate(tmp_path / "test.csv", device="cpu").confusion == whole.confusion
+
+
 def test_rates_and_options_are_those_of_texts(backbone: Backbone, table: Path) -> None:
     recipe = read_recipe(strategy="full:2e-5", device="cpu", data__path=str(table), head_init="random")
     prepared = prepare(

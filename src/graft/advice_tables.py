@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from graft.advice.answer import Advice, kind_of
+from graft.advice.answer import Advice, agreeing, kind_of
 from graft.advice.ranking import Rated, guidance, in_order
 from graft.advice.rules import Rule
 from graft.advice.survey import Survey
@@ -54,11 +54,11 @@ def show_advice(console: Console, advice: Advice) -> None:
 
 def _beside_rules(advice: Advice) -> str:
     """What the answer moves, and which of the rules do the same."""
-    kind = kind_of(advice.strategy)
-    alike = [rule.strategy for rule in advice.rules if kind_of(rule.strategy) == kind]
+    moves = _MOVES[kind_of(advice.strategy)]
+    alike = [rule.strategy for rule in agreeing(advice.strategy, advice.rules)]
     if alike:
-        return f"{_MOVES[kind]}, as by the rule {' and '.join(alike)}"
-    return f"{_MOVES[kind]}; the rules say otherwise, and the evidence decides"
+        return f"{moves}, as by the rule {' and '.join(alike)}"
+    return f"{moves}; the rules say otherwise, and the evidence decides"
 
 
 def rules_table(rules: Iterable[Rule]) -> Table:

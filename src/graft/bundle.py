@@ -82,6 +82,11 @@ class Bundle:
         """The classes, in the order of the logits."""
         return self.task.labels
 
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """Those of a table that held the texts it was trained on."""
+        return tuple(self.plan.get("data", {}).get("columns", ()))
+
     def predict(
         self, data: Any, *, device: str = "auto", settings: DataSettings | None = None
     ) -> Predictions:
@@ -103,7 +108,7 @@ class Bundle:
             resolve_device(device),
             settings or DataSettings(),
             tta=self.tta,
-            columns=tuple(self.plan.get("data", {}).get("columns", ())),
+            columns=self._columns,
         )
 
     def evaluate(
@@ -131,6 +136,7 @@ class Bundle:
             resolve_device(device),
             as_trained(settings or DataSettings(), self.plan.get("data", {}).get("named", {})),
             tta=self.tta,
+            columns=self._columns,
             trained_on=trained_on,
         )
 

@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 def conclude(prepared: Prepared, trained: Trained, run: Run | None, *, report: bool) -> Bundle:
     """Measure what came out, and save it."""
     task = calibrated_task(prepared.splits.task, trained.calibrated)
-    merged = prepared.recipe.adapters.bundle == "merged"
-    if merged and prepared.backbone.adapters is not None:
+    whole = prepared.recipe.adapters.bundle == "merged"
+    if whole and prepared.backbone.adapters is not None:
         merge(trained.model.trunk)
     metrics, logits = evaluate_trained(prepared, trained, task)
     bundle = make_bundle(
         trained.model,
         task,
         prepared.plan.make_head(),
-        replace(prepared.backbone, adapters=None) if merged else prepared.backbone,
+        replace(prepared.backbone, adapters=None) if whole else prepared.backbone,
         plan=json.loads(prepared.plan.to_json()),
         metrics=metrics,
         tta=prepared.plan.tta,

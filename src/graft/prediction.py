@@ -183,11 +183,13 @@ def evaluate_items(
     settings: DataSettings,
     *,
     tta: str = "none",
+    columns: tuple[str, ...] = (),
     trained_on: Collection[str] = (),
 ) -> Metrics | MultiLabelMetrics:
     """Metrics on labelled data, of the kind that the task has, with what was odd about the data.
 
-    ``trained_on``: digests of what the model has seen; how much of it is here is told among the oddities.
+    ``columns``: those of a table that usually hold texts. ``trained_on``: digests of what the model has
+    seen; how much of it is here is told among the oddities.
 
     Raises:
         DataError: the data cannot be read, or has a class that ``task`` does not know.
@@ -195,7 +197,7 @@ def evaluate_items(
     """
     modality = intake.modality
     asked = _for_network(settings, intake, _TO_EVALUATE[modality])
-    items, problems = read_labelled(data, asked, task, modality=modality)
+    items, problems = read_labelled(data, asked, task, modality=modality, columns=columns)
     if isinstance(intake, Encoding):
         problems = (*problems, *list_cut(items, intake))
     assert items.targets is not None
@@ -214,12 +216,14 @@ def evaluate_items(
 def as_trained(settings: DataSettings, named: Mapping[str, Any]) -> DataSettings:
     """``settings``, with what the training's recipe ``named`` of a table's columns where they say nothing.
 
-    A label's column and what separates labels in it go together.
+    Of a separator and several columns, which exclude each other, that stays which ``settings`` say.
     """
     said = settings.model_fields_set
-    together = {"label", "separator"}
-    taken = said | together if said & together else said
-    kept = {name: value for name, value in named.items() if name not in taken}
+    kept = {name: value for name, value in named.items() if name not in said}
+    if "label" in said and not isinstance(settings.label, str):
+        kept.pop("separator", None)
+    if "separator" in said and not isinstance(kept.get("label", ""), str):
+        kept.pop("label")
     return type(settings).model_validate(kept | settings.model_dump(exclude_unset=True, mode="json"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -30,9 +30,6 @@ from graft.runs import Run
 from graft.seeds import mix
 from graft.steps import Solve
 from graft.strategies import decides_by_evidence, entry_of, plan_steps, split_name
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def solve_head(
         ValueError: no features, not finite ones, shapes that do not belong together, or weights that
             are negative or not finite.
     """
-    fits = len(features) == len(targets) and len(features) > 0
+    fits = features.ndim == 2 and features.numel() > 0 and len(features) == len(targets)
     if not fits or not all(torch.isfinite(part).all() for _, part in parts_of(features)):
         raise ValueError(f"features {tuple(features.shape)} for {len(targets)} targets, or not finite")
     truth = Truth.of(targets, classes, class_weights, weights)

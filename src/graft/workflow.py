@@ -1,7 +1,7 @@
 """The main job as one straight flow: recipe, backbone, splits, plan, training, bundle.
 
-``train`` and ``resume`` are what people call; ``prepare`` and ``carry_out`` are their two halves for
-whoever wants to see the plan first and watch the records go by.
+``train`` and ``resume`` are what people call; ``prepare`` (preparation.py) and ``carry_out`` are their two
+halves for whoever wants to see the plan first and watch the records go by.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -31,10 +31,6 @@ from graft.reporting import Reporter, wants_report
 from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.state import Trained
 from graft.training import fit_steps
-
-if TYPE_CHECKING:
-    pass
-
 
 T = TypeVar("T")
 

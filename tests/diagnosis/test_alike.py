@@ -52,17 +52,35 @@ def test_exact_copies_are_no_near_copies_but_do_not_hide_one() -> None:
         ("something else entirely was said on another day", False),
     ],
 )
-def test_texts_by_the_words_that_both_have(text: str, alike: bool) -> None:
+def test_texts_by_the_runs_of_letters_that_both_have(text: str, alike: bool) -> None:
     assert bool(pairs_of(said(text), NOTHING, said("no", LONG), NOTHING)) == alike
 
 
-def test_short_texts_must_have_every_word_in_common() -> None:
+def test_texts_of_a_script_without_spaces() -> None:
+    said_so = "这部电影的情节非常精彩演员的表演也很出色我和我的家人都非常喜欢这部电影推荐给大家"
+    other = "今天的天气很好我们一起去公园散步看到了很多美丽的花朵和小鸟孩子们玩得很开心晚上回家"
+    assert pairs_of(said(said_so.replace("出色", "一般")), NOTHING, said(other, said_so), NOTHING) == [
+        (0, 1)
+    ]
+    assert pairs_of(said(other), NOTHING, said(said_so), NOTHING) == []
+
+
+def test_the_order_of_words_counts() -> None:
+    one, two = "the man bites the dog in the park", "in the park the dog bites the man"
+    assert pairs_of(said(one), NOTHING, said(two), NOTHING) == []
+
+
+def test_short_texts_must_be_the_same_but_for_punctuation() -> None:
     assert pairs_of(said("not bad film"), NOTHING, said("bad film", "not a bad film"), NOTHING) == []
     assert pairs_of(said("Not bad, film."), NOTHING, said("bad film", "not bad film"), NOTHING) == [(0, 1)]
 
 
-def test_the_second_of_two_texts_counts() -> None:
-    pairs = said(Text(LONG, "was it a dog or was it a fox that jumped so high this time"))
-    other = said(Text(LONG, "who knows what happens when nobody listens and everything burns down"))
-    assert pairs_of(pairs, NOTHING, other, NOTHING) == []
-    assert pairs_of(pairs, NOTHING, said(Text(LONG), pairs.sources[0]), NOTHING) == []
+def test_both_of_two_texts_must_be_alike() -> None:
+    asked = "was it a dog or was it a fox that jumped so high this time"
+    both = said(Text(LONG, asked))
+    assert (
+        pairs_of(both, NOTHING, said(Text(LONG, "who knows what happens when nobody listens")), NOTHING)
+        == []
+    )
+    assert pairs_of(both, NOTHING, said(Text(LONG), asked), NOTHING) == []
+    assert pairs_of(both, NOTHING, said(Text(LONG.upper(), asked + "?")), NOTHING) == [(0, 0)]

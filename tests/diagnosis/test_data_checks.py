@@ -87,8 +87,19 @@ def test_near_copies_across_parts() -> None:
     assert ids(data_checks.near_copies(gathered(splits, {"train": train, "test": test}))) == []
     test[3] = train[17] + 1e-3
     (finding,) = data_checks.near_copies(gathered(splits, {"train": train, "test": test}))
-    assert finding.id == "data.near-copies" and finding.measured.startswith("1 of 30")
+    assert (finding.id, finding.severity) == ("data.near-copies", "warning")
+    assert finding.measured.startswith("1 of 30")
     assert splits.train.ids[17] in finding.examples[0]
+
+
+def test_near_copies_among_the_training_items_are_a_note() -> None:
+    splits = coloured(20)
+    train = np.random.default_rng(0).normal(size=(60, 8))
+    train[41] = train[7] + 1e-3
+    (finding,) = data_checks.near_copies(gathered(splits, {"train": train}))
+    assert (finding.id, finding.severity) == ("data.near-copies", "note")
+    assert finding.measured == "1 of 60 items of train are all but copies of others"
+    assert finding.examples == (f"{splits.train.ids[41]} like {splits.train.ids[7]}",)
 
 
 def test_suspect_labels() -> None:

@@ -110,7 +110,7 @@ def advise(prepared: Prepared, limits: Limits | None = None, *, progress: Progre
         labels=labels,
         likeness=likeness,
         rules=rules,
-        agreed=None if told is None else _agrees(chosen, rules),
+        agreed=None if told is None else bool(agreeing(chosen, rules)),
         evidence=evidence,
         survey=seen,
         recipe=told,
@@ -170,9 +170,9 @@ def _likeness(evidence: Evidence | None, seen: Survey | None) -> Likeness:
     return "similar" if evidence.top.information > 0.6 else "somewhat similar"
 
 
-def _agrees(strategy: str, rules: tuple[Rule, ...]) -> bool:
-    """Whether the strategy is of the kind that the rules name: the head alone, a part, or everything."""
-    return kind_of(strategy) in {kind_of(rule.strategy) for rule in rules}
+def agreeing(strategy: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules of the strategy's kind: that move the head alone, a part, or everything."""
+    return tuple(rule for rule in rules if kind_of(rule.strategy) == kind_of(strategy))
 
 
 def kind_of(strategy: str) -> Literal["head", "part", "whole", "scratch"]:
@@ -307,4 +307,4 @@ def _doubts(backbone: Backbone, seen: Survey | None, labels: int, likeness: Like
         )
 
 
-__all__ = ["Advice", "Limits", "Measured", "advise", "kind_of", "measure_latency", "recipe_of"]
+__all__ = ["Advice", "Limits", "Measured", "advise", "agreeing", "kind_of", "measure_latency", "recipe_of"]

@@ -90,21 +90,25 @@ def rate(
     information = 1 - together.loss / uncertainty(look.targets)
     several = splits.task.multi_label
     features = look.states[-1].double().numpy()
-    found = Rated(
+    multiplications = count_multiplications(backbone) / 1e6
+    latency = measure_latency(backbone, numerics.device)
+    neighbours = None if several else knn_accuracy(features, look.targets)
+    discrimination = None if several else h_score(features, look.targets)
+    evidence = None if several else logme(features, look.targets)
+    return Rated(
         backbone=backbone.source.id,
         score=max(information, top.information),
         information=information,
         accuracy=max(together.score, top.accuracy),
-        neighbours=None if several else knn_accuracy(features, look.targets),
-        h_score=None if several else h_score(features, look.targets),
-        logme=None if several else logme(features, look.targets),
+        neighbours=neighbours,
+        h_score=discrimination,
+        logme=evidence,
         parameters=sum(parameter.numel() for parameter in backbone.trunk.parameters()),
-        multiplications=count_multiplications(backbone) / 1e6,
-        latency=measure_latency(backbone, numerics.device),
+        multiplications=multiplications,
+        latency=latency,
         reference=backbone.source.accuracy,
-        seconds=0.0,
+        seconds=time.perf_counter() - began,
     )
-    return found.model_copy(update={"seconds": time.perf_counter() - began})
 
 
 def count_multiplications(backbone: Backbone) -> int:

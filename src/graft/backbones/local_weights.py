@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from graft.errors import BackboneError
@@ -80,9 +80,12 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str, heads:
 
 
 def linear_head(state: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor] | None:
-    """Weight [L, D] and bias [L] of the classifier called ``name``; None where it is no linear layer."""
+    """Weight [L, D] and bias [L] of the classifier called ``name``; None where it is no linear layer.
+
+    A layer with one outcome (L = 1) tells a number, and no class.
+    """
     weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
-    if weight is None or bias is None or weight.ndim != 2:
+    if weight is None or bias is None or weight.ndim != 2 or len(weight) < 2:
         return None
     return weight.float(), bias.float()
 
@@ -91,9 +94,24 @@ def read_linear_head(file: Path, name: str) -> tuple[Tensor, Tensor] | None:
     """:func:`linear_head` of a file; of a .safetensors file nothing else is read."""
     if file.suffix != ".safetensors":
         return linear_head(read_weights(file), name)
+    wanted = {f"{name}.weight", f"{name}.bias"}.intersection(tensor_names(file))
+    return linear_head({key: read_tensor(file, key) for key in wanted}, name)
+
+
+def tensor_names(file: Path) -> list[str]:
+    """What a .safetensors file holds; none where it cannot be read, which loading it will tell."""
+    try:
+        with safe_open(file, "pt") as stored:
+            return list(stored.keys())
+    except (OSError, SafetensorError):
+        return []
+
+
+def read_tensor(file: Path, name: str) -> Tensor:
+    """One tensor of a .safetensors file, the rest left unread."""
     with safe_open(file, "pt") as stored:
-        wanted = {f"{name}.weight", f"{name}.bias"}.intersection(stored.keys())
-        return linear_head({key: stored.get_tensor(key) for key in wanted}, name)
+        found: Tensor = stored.get_tensor(name)
+        return found
 
 
 def strip_prefixes(state: Mapping[str, Tensor], wanted: Iterable[str]) -> State:
@@ -125,7 +143,6 @@ def _without(state: State, prefix: str) -> State:
 
 
 def _read_safetensors(file: Path) -> State:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import nn
 from graft.backbones.assembly import Request, adapt_channels, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.hub import MissingFileError
-from graft.backbones.local_weights import read_linear_head
+from graft.backbones.local_weights import linear_head, read_tensor, tensor_names
 from graft.backbones.pooled import PictureTrunk, TextTrunk
 from graft.backbones.processor import read_preprocess
 from graft.backbones.repository import find_file, find_optional, read_json_object
@@ -57,8 +57,8 @@ def load(request: Request, config: dict[str, Any]) -> Backbone:
                 f"hf/{request.name}: a single file of weights cannot be taken; put it beside config.json, "
                 "as model.safetensors, and name the folder as hf/./folder."
             )
-        # BEiT has a vocabulary as well, of patches.
-        if hasattr(built, "vocab_size") and not hasattr(built, "num_channels"):
+        of_pictures = built.model_type in _POOL_THEMSELVES | _CLASS_TOKENS  # BEiT has a vocabulary as well
+        if hasattr(built, "vocab_size") and not of_pictures:
             return _load_text(request, built, config)
         return _load_pictures(request, built)
 
@@ -193,9 +193,15 @@ def _with_weights(factory: Any, request: Request, config: Any, options: dict[str
 def _fetch_weights(name: str) -> Path:
     """The folder with ``config.json`` and the weights, all of them there."""
     config = find_file(name, "config.json")
+    _weight_files(name)
+    return config.parent
+
+
+def _weight_files(name: str) -> Mapping[str, Path]:
+    """The file of every tensor that the repository stores, all of them fetched."""
     found = find_optional(name, "model.safetensors", "model.safetensors.index.json")
     if "model.safetensors" in found:
-        return config.parent
+        return dict.fromkeys(tensor_names(found["model.safetensors"]), found["model.safetensors"])
     if not found:
         try:
             find_file(name, "model.safetensors")
@@ -204,13 +210,15 @@ def _fetch_weights(name: str) -> Path:
                 f"{error} Weights in other formats can run code when they are loaded, and are not read."
             ) from None
     index = read_json_object(found["model.safetensors.index.json"])
-    for part in sorted(set(index.get("weight_map", {}).values())):
+    places: dict[str, Any] = index.get("weight_map", {})
+    files: dict[str, Path] = {}
+    for part in sorted(set(places.values())):
         if not isinstance(part, str) or "/" in part or "\\" in part:
             raise BackboneError(
                 f"hf/{name}: its list of weights names {part!r}, which is no file beside it."
             )
-        find_file(name, part)
-    return config.parent
+        files[part] = find_file(name, part)
+    return {key: files[part] for key, part in places.items()}
 
 
 def _load_pictures(request: Request, config: Any) -> Backbone:
@@ -244,16 +252,11 @@ def _load_pictures(request: Request, config: Any) -> Backbone:
 def _classifier(name: str, config: Any, features: int) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The pretraining's own classifier, where it is one linear layer on the features and in the file."""
     head = _CLASSIFIERS.get(config.model_type)
-    if head is None:
+    if head is None or config.problem_type == "multi_label_classification":
         return None
-    found = find_optional(name, "model.safetensors", "model.safetensors.index.json")
-    file = found.get("model.safetensors")
-    if file is None:
-        parts = read_json_object(found["model.safetensors.index.json"])["weight_map"]
-        if f"{head}.weight" not in parts:
-            return None
-        file = find_file(name, parts[f"{head}.weight"])
-    classifier = read_linear_head(file, head)
+    files = _weight_files(name)
+    stored = {key: files[key] for key in (f"{head}.weight", f"{head}.bias") if key in files}
+    classifier = linear_head({key: read_tensor(file, key) for key, file in stored.items()}, head)
     return classifier if classifier is not None and classifier[0].shape[1] == features else None
 
 

@@ -107,9 +107,11 @@ def read_labelled(
     task: Task,
     progress: Progress | None = None,
     modality: Modality = "picture",
+    columns: tuple[str, ...] = (),
 ) -> tuple[Items, tuple[Problem, ...]]:
     """Read labelled data for evaluation, its labels looked up in ``task``.
 
+    ``columns``: those of a table that usually hold texts.
     Where the data has splits, the test split is taken, or val where there is no test.
 
     Raises:
@@ -117,7 +119,7 @@ def read_labelled(
             splits of which only train is there.
     """
     needs = () if _are_classes(data, task) else ("test", "val", "train")
-    listing = _held_out(_list_labelled(data, settings, needs, modality), data)
+    listing = _held_out(_list_labelled(data, settings, needs, modality, columns), data)
     _check_kind(listing, task)
     good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     _check_known([each.row for each in good], task, "the model")
@@ -184,7 +186,13 @@ def _list_text(source: Any, number: int, settings: DataSettings, columns: tuple[
     return replace(listing, rows=tuple(replace(row, id=f"{prefix}{row.id}") for row in listing.rows))
 
 
-def _list_labelled(data: Data, settings: DataSettings, needs: Sequence[str], modality: Modality) -> Listing:
+def _list_labelled(
+    data: Data,
+    settings: DataSettings,
+    needs: Sequence[str],
+    modality: Modality,
+    columns: tuple[str, ...] = (),
+) -> Listing:
     if not isinstance(data, str | Path):
         return list_arrays(data, modality)
     if isinstance(data, str) and data.startswith(PREFIX) and not Path(data).exists():
@@ -193,9 +201,10 @@ def _list_labelled(data: Data, settings: DataSettings, needs: Sequence[str], mod
     if not str(data) or not path.exists():
         raise _not_there(path, str(data))
     if path.is_dir():
-        return list_folder(path, needs=needs) if modality == "picture" else list_tables(path, settings)
+        text = modality == "text"
+        return list_tables(path, settings, columns) if text else list_folder(path, needs=needs)
     if path.is_file() and path.suffix.lower() in TABLES:
-        return list_table(path, settings, modality)
+        return list_table(path, settings, modality, columns)
     raise DataError(
         f"{display(str(path))} is neither a folder nor a table that graft reads; expected a folder "
         f"of class folders, or a file ending in {', '.join(TABLES)}."

@@ -98,14 +98,19 @@ class _Form:
         return "multi-label" if several else "single-label"
 
 
-def list_table(path: Path, settings: DataSettings, modality: Modality = "picture") -> Listing:
+def list_table(
+    path: Path, settings: DataSettings, modality: Modality = "picture", usual: tuple[str, ...] = ()
+) -> Listing:
     """The rows of a table: pictures by split and id, each once; texts as they come.
+
+    ``usual``: the columns of texts to take where the settings name none and the table has them.
 
     Raises:
         DataError: not readable as such a table; a column is missing; a path, label or split is
             empty or not allowed; one picture has other labels in another row. Names the rows.
     """
     names, records = _read(path, modality)
+    settings = _with_usual(settings, usual, names)
     return list_records(path, find_columns(path, names, settings, modality), list(records), settings)
 
 
@@ -132,8 +137,10 @@ def list_records(path: Path, columns: Columns, records: list[Record], settings: 
     return Listing(tuple(kept), notes.problems(_MESSAGES), tuple(classes), form.kind, taken)
 
 
-def list_tables(folder: Path, settings: DataSettings) -> Listing:
+def list_tables(folder: Path, settings: DataSettings, usual: tuple[str, ...] = ()) -> Listing:
     """The texts of a folder's tables that are called as splits: train.csv, dev.csv, test.csv.
+
+    ``usual`` as of :func:`list_table`.
 
     Raises:
         DataError: there is none for training, two for one split, or as :func:`list_table`.
@@ -153,7 +160,7 @@ def list_tables(folder: Path, settings: DataSettings) -> Listing:
             f"{folder} has no table called as a split; of texts, train.csv was expected there, or one "
             f"table by its path. Tables end in {', '.join(TABLES)}."
         )
-    listings = {split: list_table(path, settings, "text") for split, path in found.items()}
+    listings = {split: list_table(path, settings, "text", usual) for split, path in found.items()}
     kinds = {listing.kind for listing in listings.values()}
     if len(kinds) > 1:
         raise DataError(f"Some tables of {folder} have one label for each text, others any number.")
@@ -180,12 +187,19 @@ def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) 
         rows = _lines(path)
     else:
         names, records = _read(path, "text")
-        known = settings.text is None and bool(usual) and set(usual) <= set(names)
-        columns = usual if known else _find_texts(path, names, settings, ())
-        guessed = () if known or settings.text is not None else columns
+        settings = _with_usual(settings, usual, names)
+        columns = _find_texts(path, names, settings, ())
+        guessed = () if settings.text is not None else columns
         rows = [_unlabelled(path, record, columns) for record in records]
     _note_texts(notes, rows, guessed)
     return Listing(tuple(rows), notes.problems(_MESSAGES))
+
+
+def _with_usual(settings: DataSettings, usual: tuple[str, ...], names: list[str]) -> DataSettings:
+    """The settings, with the ``usual`` columns of texts where they name none and ``names`` holds these."""
+    if settings.text is not None or not usual or not set(usual) <= set(names):
+        return settings
+    return settings.model_copy(update={"text": usual[0] if len(usual) == 1 else usual})
 
 
 def _lines(path: Path) -> list[Row]:

@@ -108,7 +108,7 @@ class Texts:
         """Tokens of each text before it is cut, int64 [N]."""
         return np.array([whole for *_, whole in self._tokens], dtype=np.int64)
 
-    @property
+    @cached_property
     def _tokens(self) -> list[Tokens]:
         return tokenised(self.items, self.encoding)
 

@@ -6,17 +6,18 @@ Shapes: N items of a part, M training items, D features.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from graft.data.items import Items, Text
 
 ALIKE = 0.995  # cosine of centred features from which on two items are taken for copies
-SHARED = 0.8  # of two texts' words, which both have, from which on these are
-FEWEST_WORDS = 5  # below which texts share many words by chance, and must have all in common
+SHARED = 0.7  # of the runs of letters in two texts, which both have, from which on these are
+RUN, FEWEST = 5, 20  # letters of a run; of a text below which it must be the same but for punctuation
+BEGINNING = 400  # letters of a text that are looked at
 Pairs = list[tuple[int, int]]
 
 
@@ -26,20 +27,18 @@ def pairs_of(items: Items, features: Tensor, train: Items, others: Tensor) -> Pa
     Features [N, D] of items and [M, D] of training ones. Where both parts are the same, a pair is told
     once, at its later item.
     """
-    same = items is train
     if isinstance(items.sources[0], Text):
-        alike, least = _shared_words(items, train), SHARED
+        alike, least = _shared_runs(items, train), SHARED
     else:
         alike, least = _directions(features, others) @ _directions(others, others).T, ALIKE
-    if same:
+    if items is train:
         alike = alike.tril(-1)
     own, theirs = np.asarray(items.digests), np.asarray(train.digests)
     found = []
     for row in torch.nonzero(alike.amax(1) >= least).flatten().tolist():
         places = torch.nonzero(alike[row] >= least).flatten()
-        other = places[
-            torch.from_numpy(theirs[places.numpy()] != own[row])
-        ]  # exact copies are told elsewhere
+        # Exact copies are told elsewhere.
+        other = places[torch.from_numpy(theirs[places.numpy()] != own[row])]
         if len(other):
             found.append((row, int(other[alike[row, other].argmax()])))
     return found
@@ -51,31 +50,44 @@ def _directions(features: Tensor, beside: Tensor) -> Tensor:
     return directions
 
 
-def _shared_words(items: Items, train: Items) -> Tensor:
-    """Of each two texts, the share of their words that both have (Jaccard, 1901), float32 [N, M].
+def _shared_runs(items: Items, train: Items) -> Tensor:
+    """How alike each two texts are, float32 [N, M]; of pairs of texts, by the half that is less so."""
+    alike = None
+    for half in ("first", "second"):
+        ones, twos = ([_plain(getattr(each, half)) for each in part.sources] for part in (items, train))
+        if alike is None or any(ones) or any(twos):
+            found = _shares(ones, twos)
+            alike = found if alike is None else np.minimum(alike, found)
+    return torch.from_numpy(alike)
 
-    Case and punctuation do not count. Of short texts, 1 where they say the same and 0 elsewhere.
+
+def _plain(text: str | None) -> str:
+    """Letters and digits, with one space between words, as far as they are looked at."""
+    return " ".join(re.findall(r"\w+", (text or "").casefold()))[:BEGINNING]
+
+
+def _shares(ones: Sequence[str], twos: Sequence[str]) -> np.ndarray:
+    """Of each two texts, the share of their runs of letters that both have (Jaccard, 1901), [N, M].
+
+    Of short texts, 1 where they are the same and 0 elsewhere; so of nothing beside something.
     """
     from scipy.sparse import csr_matrix
 
-    words: dict[str, int] = {}
-    sets = [[_words(source) for source in part.sources] for part in (items, train)]
-    for word in sorted(set().union(*sets[0], *sets[1])):
-        words[word] = len(words)
+    runs = [[_runs(text) for text in part] for part in (ones, twos)]
+    numbers = {run: number for number, run in enumerate(set().union(*runs[0], *runs[1]))}
 
-    def matrix(part: list[frozenset[str]]) -> csr_matrix:
-        places = [words[word] for each in part for word in sorted(each)]
-        starts = np.cumsum([0, *(len(each) for each in part)])
-        return csr_matrix((np.ones(len(places), np.float32), places, starts), (len(part), len(words)))
+    def matrix(part: list[set[str]]) -> csr_matrix:
+        places = [numbers[run] for each in part for run in each]
+        starts = np.cumsum([0, *map(len, part)])
+        return csr_matrix((np.ones(len(places), np.float32), places, starts), (len(part), len(numbers)))
 
-    both = (matrix(sets[0]) @ matrix(sets[1]).T).toarray()
-    one, two = (np.array([len(each) for each in part], np.float32) for part in sets)
-    shares: NDArray[np.float32] = both / np.maximum(one[:, None] + two[None] - both, 1)
-    short = np.minimum(one[:, None], two[None]) < FEWEST_WORDS
-    return torch.from_numpy(np.where(short & (shares < 1), np.float32(0), shares))
+    both = (matrix(runs[0]) @ matrix(runs[1]).T).toarray()
+    one, two = (np.array([len(each) for each in part], np.float32) for part in runs)
+    return np.asarray(both / (one[:, None] + two[None] - both), np.float32)
 
 
-def _words(source: object) -> frozenset[str]:
-    assert isinstance(source, Text)
-    said = f"{source.first} {source.second or ''}".casefold()
-    return frozenset(re.findall(r"\w+", said))
+def _runs(text: str) -> set[str]:
+    """Every run of letters; of a short text itself, so that it is like no other."""
+    if len(text) < FEWEST:
+        return {f"<{text}>"}
+    return {text[start : start + RUN] for start in range(len(text) - RUN + 1)}

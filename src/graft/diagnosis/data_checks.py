@@ -20,7 +20,7 @@ from torch import Tensor
 from graft.backbones.contract import Backbone, Preprocess
 from graft.data.items import Items, Splits
 from graft.diagnosis.alike import pairs_of
-from graft.diagnosis.findings import Finding, found, percent
+from graft.diagnosis.findings import Finding, Severity, found, percent
 from graft.probe import held_out_logits, solve_head
 
 MOST_PAIRS = 4_000  # items that are compared with each other
@@ -95,6 +95,23 @@ def copies(seen: Gathered) -> Iterator[Finding]:
         )
 
 
+@dataclass(frozen=True)
+class _Told:
+    severity: Severity
+    others: str
+    why: str
+
+
+_WITHIN = _Told(
+    "note", "others", "They count several times, and where such pairs are divided between parts, they leak."
+)
+_ACROSS = _Told(
+    "warning",
+    "a training item",
+    "Crops, frames of one film and texts with a word changed leak as copies do: scores come out too good.",
+)
+
+
 def near_copies(seen: Gathered) -> Iterator[Finding]:
     """Items that are all but a training item, of other parts and among the training items themselves."""
     train = seen.looked.get("train")
@@ -105,17 +122,12 @@ def near_copies(seen: Gathered) -> Iterator[Finding]:
         pairs = [] if own is None else pairs_of(items, own, train, seen.features["train"])
         if not pairs:
             continue
-        within = name == "train"
+        told = _WITHIN if name == "train" else _ACROSS
         yield found(
             "data.near-copies",
-            "note" if within else "warning",
-            f"{len(pairs)} of {len(items)} training items looked at are all but copies of others"
-            if within
-            else f"{len(pairs)} of {len(items)} items of {name} are all but copies of a training item",
-            why="They count several times, and where such pairs are divided between parts, they leak."
-            if within
-            else "Crops, frames of one film and texts with a word changed leak as copies do: scores come "
-            "out too good.",
+            told.severity,
+            f"{len(pairs)} of {len(items)} items of {name} are all but copies of {told.others}",
+            why=told.why,
             cure="Look at some pairs; put what belongs together into one part.",
             examples=[f"{items.ids[row]} like {train.ids[place]}" for row, place in pairs],
         )

@@ -17,8 +17,8 @@ from graft.steps import Solve
 HIGH, HIGH_TEXT, HIGH_SGD = 2e-3, 2e-4, 0.1  # of pretrained stages, above which they are wiped out
 EVEN = 1e-3  # one rate for head and body from which on that is a mistake
 SMALL_BATCH = 16  # below which statistics of a batch are noise
-TINY = 50  # items of the median class below which a random head wrecks a moving body: with 10 the courses'
-# loop is far behind a probe, with 100 ahead (benchmarks/results/against_peers.md)
+TINY = 50  # items of the median class below which a random head over a moving body is lost: with 10 even
+# a loop that trains the head first is far behind a probe, with 100 ahead (benchmarks/results)
 FEW_STEPS, FEW_TEXT_STEPS, MANY_EPOCHS, MANY_TEXT_EPOCHS = 500, 100, 20, 5
 WIDE = 50  # items of the median class that an mlp head wants
 FEW_PICTURES = 10_000
@@ -128,8 +128,8 @@ def augmentation(seen: Written) -> Iterator[Finding]:
 def tiny_data(seen: Written) -> Iterator[Finding]:
     if seen.per_class >= TINY or seen.solved or not seen.backbone.source.pretrained:
         return
-    for phase in seen.moving:
-        if len(phase.train.stages) == len(seen.plan.stages):
+    for phase in seen.phases[:1]:  # where the head trains alone before, it has learnt something
+        if len(phase.train.stages) == len(seen.plan.stages) and seen.plan.adapters is None:
             yield found(
                 "recipe.tiny-data",
                 "warning",

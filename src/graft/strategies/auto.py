@@ -111,9 +111,10 @@ def reasons(ask: Ask, _: str) -> Iterator[str]:
     decision = decide(ask.evidence)
     yield from (words for name, words in decision.reasons if name not in asked)
     habit, epochs = HABITS[decision.domain], _length(ask, decision)
-    if decision.moves and epochs > habit.fewest and ask.recipe.epochs is None:
+    if decision.moves and epochs > habit.fewest and ask.recipe.epochs is None and "epochs" not in asked:
+        count = f"{ask.steps_per_epoch} step{'s' * (ask.steps_per_epoch > 1)}"
         yield (
-            f"{epochs} epochs, for one has {ask.steps_per_epoch} steps, and the body wants about "
+            f"{epochs} epochs, for one has {count}, and the body wants about "
             f"{habit.steps} of them, in {habit.epochs} epochs at most."
         )
 
