@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,21 @@ def test_backbones_are_ranked_by_what_they_know() -> None:
     with pytest.raises(DataError, match="a single item"):
         splits = graft.read_splits(read_recipe(**ASKED), make_tiny(), (coloured(1)[0], list(COLOURS)))
         rate(make_tiny(), splits, CPU)
+
+
+@pytest.mark.parametrize(("follows", "total"), [(True, 2 * 60 + 20), (False, 60)])
+def test_a_look_tells_how_far_it_is(follows: bool, total: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network with batch-norms, items pass twice, and some of them for the statistics."""
+    monkeypatch.setattr("graft.advice.ranking.MOST", 60)
+    monkeypatch.setattr("graft.advice.ranking.ADAPTED", 20)
+    backbone, told = make_tiny(), []
+    if not follows:
+        source = replace(backbone.source, weights="none")
+        backbone = replace(backbone, source=source)
+    splits = graft.read_splits(read_recipe(**ASKED), backbone, coloured(30))
+    rate(backbone, splits, CPU, progress=lambda *counts: told.append(counts))
+    assert told[-1] == (total, total)
+    assert all(done <= of == total for done, of in told)
 
 
 def test_agreement_of_rankings() -> None:

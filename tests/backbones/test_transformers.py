@@ -231,6 +231,15 @@ def test_the_pretrainings_own_classifier_is_kept(kind: str, sharded: bool, tmp_p
     assert load_backbone(f"hf/{tmp_path}:none").classifier is None
 
 
+@pytest.mark.parametrize("told", [{"num_labels": 1}, {"problem_type": "multi_label_classification"}])
+def test_what_tells_no_class_is_no_classifier(told: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    config = AutoConfig.for_model("vit", **(VISION["vit"] | {"num_labels": 5} | told))
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    assert load_backbone(f"hf/{tmp_path}").classifier is None
+
+
 class Refusals:
     """Folders that are wrong in one way each."""
 
