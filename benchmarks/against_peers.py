@@ -112,11 +112,13 @@ def _last_line(words: list[str]) -> dict[str, float]:
     return found
 
 
-def measure(case: Case, python: str, seeds: int, threads: int, said: Any) -> Results:
-    """Everything on one case, in turn, seed by seed."""
-    results: Results = {}
+def measure(
+    case: Case, python: str, seeds: range, threads: int, said: Any, before: Results | None = None
+) -> Results:
+    """Everything on one case, in turn, seed by seed; added to what was measured ``before``."""
+    results: Results = {name: list(found) for name, found in (before or {}).items()}
     once = ONCE if case.drawn else (*FIXED, *ONCE)
-    for seed in range(seeds):
+    for seed in seeds:
         folder = case.folder(seed)
         for name in (*PEERS, AUTO, PROBE):
             if seed and name in once:
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="first seed; from 1 on, added to results")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="cases with these words in their names")
     parser.add_argument("--out", type=Path, default=HERE / "results")
@@ -199,8 +202,10 @@ def main() -> None:
         for name, case in make_cases(Path(folder), asked.cifar, asked.photos).items():
             if asked.only not in name:
                 continue
+            seeds = range(asked.first, asked.seeds)
+            before = whole["cases"].get(name) if asked.first else None
             whole["cases"][name] = measure(
-                case, asked.peers, asked.seeds, asked.threads, lambda *words: print(*words, flush=True)
+                case, asked.peers, seeds, asked.threads, lambda *words: print(*words, flush=True), before
             )
             whole["versions"] = provenance()
             stored.write_text(json.dumps(whole, indent=1) + "\n")

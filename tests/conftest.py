@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _store = tempfile.TemporaryDirectory(prefix="graft-store-")
 os.environ["GRAFT_STORE"] = _store.name  # never the user's own
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests run, too
 os.environ["GRAFT_REPORT"] = "0"  # seconds a run, which tests of reports alone need
 
 import hypothesis

@@ -194,11 +194,15 @@ def _reasons(evidence: Evidence, decision: Decision) -> Iterator[tuple[str, str]
             f"labels, with the pretraining's {_percent(one)} (which would stay if they knew over 10 more).",
         )
     verb = "moves" if decision.moves else "would move"
-    where = {"near": "Near", "between": "Neither near nor far", "far": "Far"}[decision.domain]
+    where = {
+        "near": "Near the pretraining",
+        "between": "Neither near the pretraining nor far from it",
+        "far": "Far from the pretraining",
+    }[decision.domain]
     how = {"near": "gently", "between": "moderately", "far": "fast and longer"}[decision.domain]
     yield (
         "lr",
-        f"{where} from the pretraining: a probe on the features knows "
+        f"{where}: a probe on the features knows "
         f"{_percent(evidence.top.information)} of the labels, {_middle_words(evidence.middle)}; "
         f"so the body {verb} {how}.",
     )
