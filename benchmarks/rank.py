@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    import sklearn.covariance  # noqa: F401  (seconds, which are nobody's look)
     import torch
 
+    import_module("sklearn.covariance")  # it takes seconds, which are nobody's look
     torch.set_num_threads(options.threads)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -165,7 +165,12 @@ def test_small_data_trains_on_all_labels_and_the_plan_gives_its_reasons() -> Non
     assert [phase.kind for phase in plan.phases] == ["solve", "phase"]
     assert plan.tta == ("flip+zoom" if decide(found).flips else "zoom")
     text = " ".join(plan.notes)
-    for words in ("Batch-norm statistics", ": a probe on the features knows", "mirrored", "All labels train"):
+    for words in (
+        "Batch-norm statistics",
+        ": a probe on the features knows",
+        "mirrored",
+        "All labels train",
+    ):
         assert words in text
 
 

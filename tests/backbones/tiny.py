@@ -5,9 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from graft.backbones.contract import Preprocess
+from graft.backbones.contract import Backbone, Preprocess
 
 SMALL = Preprocess(size=(16, 16), resize=16)
+
+
+def classified(backbone: Backbone, pictures: Tensor) -> Tensor:
+    """What the pretraining's own classifier, which the backbone has kept, makes of pictures: [B, L]."""
+    assert backbone.classifier is not None
+    weight, bias = backbone.classifier
+    with torch.no_grad():
+        found: Tensor = backbone.trunk.eval()(pictures) @ weight.T + bias
+    return found
 
 
 class Block(nn.Module):
