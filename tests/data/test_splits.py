@@ -264,7 +264,7 @@ def test_forbidden_file_is_bad(tmp_path: Path, monkeypatch) -> None:
 def test_pictures_are_read_in_their_order_however_many_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_pictures(tmp_path, dict.fromkeys(COLOURS, 5))
+    write_tree(tmp_path, small_tree(("crow", "jay", "owl"), 5))
     whole = read_splits(tmp_path, DataSettings(validation=0.0)).train
     monkeypatch.setattr("graft.data.scan.TOGETHER", 4)
     part = read_splits(tmp_path, DataSettings(validation=0.0)).train
