@@ -27,7 +27,7 @@ class FourBits(nn.Module):
 
         with torch.device("meta"):
             small: Any = Linear4bit(layer.in_features, layer.out_features, bias=False, quant_type="nf4")
-        # On CPUs with bf16 its first evaluation would pack the weight anew, and what is frozen stays as it is.
+        # On CPUs with bf16 it would pack the weight anew when first evaluated, and what is frozen stays.
         small.support_avx512bf16_for_cpu = False
         weight = layer.weight.detach().contiguous()
         small.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=small)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graft.errors import RecipeError, suggest
 from graft.recipe import Recipe
-from graft.schedule import geometric_rates
+from graft.schedule import geometric_rates, steps_in_epoch
 from graft.steps import Rates, Solve, Train
 
 if TYPE_CHECKING:
@@ -82,14 +82,30 @@ class Ask:
         return self.solvable if wish == "auto" else wish == "solved"
 
     def epochs(
-        self, least: int | None = None, *, steps: int = FEWEST_STEPS, most: int = MOST_EPOCHS
+        self,
+        least: int | None = None,
+        *,
+        steps: int = FEWEST_STEPS,
+        most: int = MOST_EPOCHS,
+        batch_size: int | None = None,
     ) -> int:
-        """The recipe's epochs, else at least ``least`` and about ``steps`` steps, within ``most``."""
+        """The recipe's epochs, else at least ``least`` and about ``steps`` steps, within ``most``.
+
+        ``batch_size``: of these steps, where it is not the recipe's.
+        """
         if self.recipe.epochs is not None:
             return self.recipe.epochs
         if least is None:
             least = FEWEST_TEXT_EPOCHS if self.takes_text else FEWEST_EPOCHS
-        return max(least, min(most, math.ceil(steps / self.steps_per_epoch)))
+        per_epoch = self.steps_per_epoch
+        if batch_size is not None and self.items is not None:
+            per_epoch = steps_in_epoch(self.items, batch_size)
+        return max(least, min(most, math.ceil(steps / per_epoch)))
+
+    def batch_size(self, own: int) -> int:
+        """The recipe's where it says one, else the strategy's own."""
+        train = self.recipe.train
+        return train.batch_size if "batch_size" in train.model_fields_set else own
 
     def solve(self, name: str = "head", *, batchnorm: Literal["frozen", "adaptive"] = "frozen") -> Solve:
         """The head solved on the resting body, with its statistics or those of the pictures."""

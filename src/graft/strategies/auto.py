@@ -46,7 +46,7 @@ class Habit:
 
 
 HABITS: dict[Domain, Habit] = {
-    "near": Habit(2e-4, "light", steps=60, fewest=15, epochs=40),
+    "near": Habit(3e-4, "standard", steps=200, fewest=15, epochs=50),
     "between": Habit(3e-4, "standard", steps=600, fewest=20, epochs=200),
     "far": Habit(1e-3, "standard", steps=600, fewest=20, epochs=200),
 }
@@ -136,7 +136,7 @@ def views(ask: Ask, steps: Sequence[Step]) -> Views:
 def decide(evidence: Evidence | None) -> Decision:
     """The rules. Without evidence, the ones that cost least where they are wrong."""
     if evidence is None:
-        reasons = (("", "Nothing was measured, so the gentlest rules hold."),)
+        reasons = (("", "Nothing was measured, so the rules for what is near the pretraining hold."),)
         return Decision(
             adapts=False, domain="near", flips=False, moves=True, rate=HABITS["near"].rate, reasons=reasons
         )
@@ -199,7 +199,7 @@ def _reasons(evidence: Evidence, decision: Decision) -> Iterator[tuple[str, str]
         "between": "Neither near the pretraining nor far from it",
         "far": "Far from the pretraining",
     }[decision.domain]
-    how = {"near": "gently", "between": "moderately", "far": "fast and longer"}[decision.domain]
+    how = {"near": "moderately", "between": "moderately and longer", "far": "fast and longer"}[decision.domain]
     yield (
         "lr",
         f"{where}: a probe on the features knows "

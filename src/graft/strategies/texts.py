@@ -16,6 +16,7 @@ from graft.strategies.asking import Ask, flat
 FEW = 64  # labels a class up to which pairs teach more than the labels one by one
 RATE, AFTER_RATE = 5e-5, 2e-5  # of the body; and where it was drawn together before
 STEPS, AFTER_STEPS = 150, 50
+BATCH = 8  # texts a step, where the labels themselves teach: more steps on the same texts
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 50
 
 
@@ -23,9 +24,13 @@ def choose_for_texts(ask: Ask) -> tuple[Step, ...]:
     """Contrast first where labels are few; then the head solved, and the whole network."""
     drawn = _labels(ask) <= FEW and _can_be_drawn(ask)
     first: tuple[Step, ...] = (ask.contrast_phase(),) if drawn else ()
-    rate, steps = (AFTER_RATE, AFTER_STEPS) if drawn else (RATE, STEPS)
-    epochs = ask.epochs(FEWEST_EPOCHS, steps=steps, most=MOST_EPOCHS)
-    return *first, *ask.start(), ask.phase("all stages", flat(ask.stages, rate), epochs=epochs)
+    if drawn:
+        epochs = ask.epochs(FEWEST_EPOCHS, steps=AFTER_STEPS, most=MOST_EPOCHS)
+        return *first, *ask.start(), ask.phase("all stages", flat(ask.stages, AFTER_RATE), epochs=epochs)
+    size = ask.batch_size(BATCH)
+    epochs = ask.epochs(FEWEST_EPOCHS, steps=STEPS, most=MOST_EPOCHS, batch_size=size)
+    rates = flat(ask.stages, RATE)
+    return *ask.start(), ask.phase("all stages", rates, epochs=epochs, batch_size=size)
 
 
 def reasons_for_texts(ask: Ask) -> Iterator[str]:

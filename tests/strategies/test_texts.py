@@ -1,0 +1,69 @@
+"""What auto does with texts follows from how many labels there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from graft.evidence import Depth, Evidence
+from graft.recipe import read_recipe
+from graft.schedule import steps_in_epoch
+from graft.steps import Train
+from graft.strategies import Ask, notes_of, plan_steps
+
+STAGES = ("embeddings", "layer.0", "layer.1")
+
+
+def asked(per_class: float, *, classes: int = 2, multi_label: bool = False, **settings: Any) -> Ask:
+    top = Depth(stage="layer.1", information=0.3, accuracy=0.7)
+    items = int(per_class * classes)
+    found = Evidence(
+        items=items, per_class=per_class, pretrained=top, adapted=None, middle=None, mirrored=None
+    )
+    recipe = read_recipe(**settings)
+    return Ask(
+        recipe,
+        STAGES,
+        steps_in_epoch(items, recipe.train.batch_size),
+        pretrained=True,
+        validates=False,
+        evidence=found,
+        items=items,
+        takes_text=True,
+        multi_label=multi_label,
+    )
+
+
+def phases(per_class: float, **more: Any) -> list[Train]:
+    return [step for step in plan_steps(asked(per_class, **more)) if isinstance(step, Train)]
+
+
+@pytest.mark.parametrize(("per_class", "drawn"), [(8, True), (64, True), (65, False), (3000, False)])
+def test_few_labels_begin_with_contrast(per_class: int, drawn: bool) -> None:
+    first, *more = phases(per_class)
+    assert (first.objective == "contrast") == drawn
+    assert [phase.objective for phase in more] == ["labels"] * drawn
+    (reason,) = (words for words in notes_of(asked(per_class)) if "median class" in words)
+    assert ("drawn together" in reason) == drawn
+
+
+def test_items_of_many_labels_and_a_recipe_without_contrast_go_without() -> None:
+    for phase in (*phases(8, multi_label=True), *phases(8, contrast=0)):
+        assert phase.objective == "labels"
+
+
+def test_what_trains_by_labels_takes_small_batches_and_steps_enough() -> None:
+    for per_class in (70, 200, 3000):
+        (phase,) = phases(per_class)
+        steps = phase.epochs * steps_in_epoch(2 * per_class, phase.batch_size)
+        assert phase.batch_size == 8
+        assert phase.epochs >= 3 and (steps < 200 or phase.epochs == 3)
+        assert steps >= 150
+
+
+def test_batches_of_the_recipe_win_and_decide_the_epochs() -> None:
+    (phase,) = phases(100, train__batch_size=40)
+    assert (phase.batch_size, phase.epochs) == (40, 30)
+    (phase,) = phases(100, epochs=2)
+    assert (phase.batch_size, phase.epochs) == (8, 2)
