@@ -199,7 +199,9 @@ def _reasons(evidence: Evidence, decision: Decision) -> Iterator[tuple[str, str]
         "between": "Neither near the pretraining nor far from it",
         "far": "Far from the pretraining",
     }[decision.domain]
-    how = {"near": "moderately", "between": "moderately and longer", "far": "fast and longer"}[decision.domain]
+    how = {"near": "moderately", "between": "moderately and longer", "far": "fast and longer"}[
+        decision.domain
+    ]
     yield (
         "lr",
         f"{where}: a probe on the features knows "

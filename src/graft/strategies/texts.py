@@ -16,21 +16,22 @@ from graft.strategies.asking import Ask, flat
 FEW = 64  # labels a class up to which pairs teach more than the labels one by one
 RATE, AFTER_RATE = 5e-5, 2e-5  # of the body; and where it was drawn together before
 STEPS, AFTER_STEPS = 150, 50
-BATCH = 8  # texts a step, where the labels themselves teach: more steps on the same texts
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 50
+BATCHES, ENOUGH_STEPS = (
+    (32, 16, 8),
+    375,
+)  # texts a step: as many as leave so many steps to the fewest epochs
 
 
 def choose_for_texts(ask: Ask) -> tuple[Step, ...]:
     """Contrast first where labels are few; then the head solved, and the whole network."""
-    drawn = _labels(ask) <= FEW and _can_be_drawn(ask)
-    first: tuple[Step, ...] = (ask.contrast_phase(),) if drawn else ()
-    if drawn:
+    if _labels(ask) <= FEW and _can_be_drawn(ask):
         epochs = ask.epochs(FEWEST_EPOCHS, steps=AFTER_STEPS, most=MOST_EPOCHS)
-        return *first, *ask.start(), ask.phase("all stages", flat(ask.stages, AFTER_RATE), epochs=epochs)
-    size = ask.batch_size(BATCH)
+        whole = ask.phase("all stages", flat(ask.stages, AFTER_RATE), epochs=epochs)
+        return ask.contrast_phase(), *ask.start(), whole
+    size = ask.batch_size(_batch_for(ask.items))
     epochs = ask.epochs(FEWEST_EPOCHS, steps=STEPS, most=MOST_EPOCHS, batch_size=size)
-    rates = flat(ask.stages, RATE)
-    return *ask.start(), ask.phase("all stages", rates, epochs=epochs, batch_size=size)
+    return *ask.start(), ask.phase("all stages", flat(ask.stages, RATE), epochs=epochs, batch_size=size)
 
 
 def reasons_for_texts(ask: Ask) -> Iterator[str]:
@@ -51,6 +52,12 @@ def reasons_for_texts(ask: Ask) -> Iterator[str]:
         )
     else:
         yield f"{labels}; the whole network trains; {knows}."
+
+
+def _batch_for(items: int | None) -> int:
+    """Small batches make more steps of few texts, which teach more than the same texts in large ones."""
+    enough = (size for size in BATCHES if items is None or FEWEST_EPOCHS * items >= ENOUGH_STEPS * size)
+    return next(enough, BATCHES[-1])
 
 
 def _can_be_drawn(ask: Ask) -> bool:
