@@ -120,7 +120,7 @@ def _reused(
     recipe = _recipe(options.cifar / "train", backbone, **settings)
     network = graft.load_backbone(recipe)
     splits = read_splits(recipe, network)
-    splits = replace(splits, train=splits.train.select(_spread(len(splits.train), items)), test=None)
+    splits = replace(splits, train=splits.train.select(spread(len(splits.train), items)), test=None)
     plan = graft.make_plan(recipe, network, splits)
     with tempfile.TemporaryDirectory() as folder:
         kept = epoch_seconds(network, splits, plan, Store(Path(folder)))
@@ -316,7 +316,8 @@ def _drawn_weights(folder: Path) -> list[str]:
     return ["--backbone", "torchvision/resnet50", "--weights", str(folder / "resnet50.safetensors")]
 
 
-def _spread(count: int, wanted: int) -> list[int]:
+def spread(count: int, wanted: int) -> list[int]:
+    """``wanted`` numbers below ``count``, as far apart as can be."""
     return [round(number * (count - 1) / (wanted - 1)) for number in range(wanted)]
 
 
