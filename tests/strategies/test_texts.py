@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from graft.errors import RecipeError
 from graft.evidence import Depth, Evidence
 from graft.recipe import read_recipe
 from graft.schedule import steps_in_epoch
@@ -67,3 +69,13 @@ def test_batches_of_the_recipe_win_and_decide_the_epochs() -> None:
     assert (phase.batch_size, phase.epochs) == (40, 30)
     (phase,) = phases(100, epochs=2)
     assert (phase.batch_size, phase.epochs) == (8, 2)
+
+
+def test_a_phase_that_few_labels_will_bring_can_be_set_before_the_data_is_read() -> None:
+    settings: dict[str, Any] = {"phase": {"3": {"clip": 3.0}}}
+    plan_steps(replace(asked(8, **settings), items=None, evidence=None))
+    assert phases(8, **settings)[-1].clip == 3.0
+    fourth = asked(8, phase={"4": {"clip": 3.0}})
+    for ask in (asked(100, **settings), replace(fourth, items=None, evidence=None)):
+        with pytest.raises(RecipeError, match="no such phase"):
+            plan_steps(ask)

@@ -193,6 +193,8 @@ def _check_numbers(ask: Ask, steps: tuple[Step, ...]) -> None:
     training = [number for number, step in enumerate(steps, start=1) if isinstance(step, Train)]
     if not training and decides_by_evidence(ask.recipe):
         return  # whether it trains could not be known by whoever set a phase; the plan says it is of no use
+    if ask.takes_text and ask.items is None and decides_by_evidence(ask.recipe):
+        training += [number + 1 for number in training]  # few labels will put a contrast before these
     for number in ask.recipe.phase:
         if number not in training:
             which = ", ".join(map(str, training)) or "none"
