@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from odd_pictures import colours, small_tree, write_tree
 
 from graft.backbones.contract import Preprocess
 from graft.data.dataset import Pictures, loader, view_seed
+from graft.data.image import decode_reduced
+from graft.data.pixels import PixelStore
 from graft.data.splits import read_items, read_splits
 from graft.data.transforms import preprocess
 from graft.errors import DataError
@@ -117,3 +121,22 @@ def test_workers_change_nothing_and_errors_come_through(pictures: Pictures) -> N
         assert not any(worker.is_alive() for worker in workers)
     finally:
         gc.enable()
+
+
+def test_files_are_decoded_in_threads_and_come_as_one_by_one(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indices = [5, (0, 3), 3, (5, 1)]
+    one_by_one = [pictures[index] for index in indices]
+    seen: set[str] = set()
+
+    def decode(*given: Any, **more: Any) -> Any:
+        seen.add(threading.current_thread().name)
+        return decode_reduced(*given, **more)
+
+    monkeypatch.setattr("graft.data.dataset.decode_reduced", decode)
+    monkeypatch.setattr("graft.data.dataset.pixel_store", PixelStore(0))
+    ((together, _, numbers),) = loader(pictures, [indices])
+    assert torch.equal(together, torch.stack([picture for picture, _, _ in one_by_one]))
+    assert numbers.tolist() == [5, 0, 3, 5]
+    assert seen and all(name.startswith("decode") for name in seen)

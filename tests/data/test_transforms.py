@@ -10,10 +10,16 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms.v2.functional import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+)
 
 from graft.backbones.contract import Preprocess
 from graft.data.image import decode, decode_reduced
-from graft.data.transforms import augment, preprocess
+from graft.data.transforms import _jitter, augment, preprocess
 from graft.errors import DataError
 
 PRESETS = ["light", "standard", "aggressive"]
@@ -174,6 +180,41 @@ def test_colours_stay_where_channels_are_no_colours(preset: str) -> None:
         known = (values - 200 / 255).abs() < 0.01  # the picture's own value
         assert (known | (values < 200 / 255)).all()  # or what fills corners and erased parts
         assert known.any()
+
+
+def jittered(picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch, *drawn: float) -> torch.Tensor:
+    """With these draws of [0, 1) for brightness, contrast, saturation and hue."""
+    monkeypatch.setattr("torch.rand", lambda *_, **__: torch.tensor(drawn, dtype=torch.float64))
+    return _jitter(picture)
+
+
+def test_jitter_is_torchvisions_in_all_but_hue(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = torch.from_numpy(smooth(16, 24)).permute(2, 0, 1)
+    scaled = picture / 255
+    for wanted, drawn in (
+        (scaled, (0.5, 0.5, 0.5, 0.5)),
+        (adjust_brightness(scaled, 0.8), (0.0, 0.5, 0.5, 0.5)),
+        (adjust_contrast(scaled, 1.1), (0.5, 0.75, 0.5, 0.5)),
+        (adjust_saturation(scaled, 0.9), (0.5, 0.5, 0.25, 0.5)),
+    ):
+        assert torch.allclose(jittered(picture, monkeypatch, *drawn), wanted, atol=1e-3)
+
+
+def test_a_turn_of_the_hue_keeps_what_is_grey_and_how_bright_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = torch.full((3, 4, 4), 90, dtype=torch.uint8)
+    assert torch.allclose(jittered(grey, monkeypatch, 0.5, 0.5, 0.5, 0.9), grey / 255, atol=1e-4)
+    colours = torch.tensor([[150, 100, 100], [100, 150, 100], [100, 100, 150]], dtype=torch.uint8)
+    picture = colours.T[:, :, None]
+    for drawn, turn in ((0.0, -0.1), (0.9, 0.08)):
+        found = jittered(picture, monkeypatch, 0.5, 0.5, 0.5, drawn)
+        light = torch.tensor([0.299, 0.587, 0.114])
+        assert torch.allclose(
+            torch.einsum("c,chw->hw", light, found),
+            torch.einsum("c,chw->hw", light, picture / 255),
+            atol=1e-4,
+        )
+        right, wrong = (found - adjust_hue(picture / 255, sign * turn) for sign in (1, -1))
+        assert right.norm() < 0.6 * wrong.norm()  # the way that torchvision turns
 
 
 def test_flip_happens_half_the_time() -> None:

@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from graft.data.image import Decoded, decode_reduced
+from graft.data.items import number_of
 from graft.data.pixels import pixel_store
-from graft.data.transforms import Preset, augment, preprocess
+from graft.data.transforms import DRAWN, Preset, augment, preprocess
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError, GraftError
 from graft.schedule import cut_batches
@@ -33,10 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from graft.backbones.contract import Preprocess
-    from graft.data.items import Items
-
-Index: TypeAlias = int | tuple[int, int]
-"""An item's number (as it is), or a pair (item's number, view's number) (a random view)."""
+    from graft.data.items import Index, Items
 
 Sample: TypeAlias = "tuple[Tensor, int | Tensor, int]"
 
@@ -66,13 +67,23 @@ class Pictures(Dataset[Any]):
         return len(self.items)
 
     def __getitem__(self, index: Index) -> Sample:
+        return self._prepare(index, self._decode(number_of(index)))
+
+    def __getitems__(self, indices: Sequence[Index]) -> list[Sample]:
+        """Of several, files are decoded in threads: that is where the interpreter's lock is not held."""
+        numbers = [number_of(index) for index in indices]
+        alone = len(numbers) == 1 or get_worker_info() is not None or not self._of_files
+        decoded = map(self._decode, numbers) if alone else _threads().map(self._decode, numbers)
+        return [self._prepare(index, each) for index, each in zip(indices, decoded, strict=True)]
+
+    def _prepare(self, index: Index, decoded: Decoded) -> Sample:
+        """The decoded picture as the network takes it, or the view that is drawn of it."""
         number, view = index if isinstance(index, tuple) else (index, None)
-        picture, size = self._decode(number)
         if view is None or self.preset == "none":
-            ready = preprocess(picture, self.preprocess, whole=size)
+            ready = preprocess(decoded.pixels, self.preprocess, whole=decoded.size)
         else:
             seed = view_seed(self.seed, view, self.items.digests[number])
-            ready = augment(picture, self.preprocess, self.preset, seed, flip=self.flip)
+            ready = augment(decoded.pixels, self.preprocess, self.preset, seed, flip=self.flip)
         return ready, self.target(number), number
 
     def target(self, number: int) -> int | Tensor:
@@ -105,13 +116,18 @@ class Pictures(Dataset[Any]):
         digest = self.items.digests[number]
         if view is None or self.preset == "none":
             return digest
-        drawn = f"{digest} {self.preset} {self.flip} {view_seed(self.seed, view, digest)}"
+        drawn = f"{digest} {self.preset} {DRAWN} {self.flip} {view_seed(self.seed, view, digest)}"
         return hashlib.blake2b(drawn.encode(), digest_size=16).hexdigest()
 
     @property
     def reading(self) -> list[Any]:
         """What decides inputs beside the preprocessing and the items' content: how pixels were read."""
         return [self.items.max_value, self.items.max_pixels]
+
+    @cached_property
+    def _of_files(self) -> bool:
+        """Whether there is anything to decode: arrays are pixels already."""
+        return bool(self.items.sources) and isinstance(self.items.sources[0], Path | str | bytes)
 
     def _decode(self, number: int) -> Decoded:
         items, how = self.items, self.preprocess
@@ -136,6 +152,12 @@ class Pictures(Dataset[Any]):
                 f"{self.items.ids[number]} cannot be read any more: {error.reason}. It could be "
                 "when the data was scanned; restore the file, or run again without it."
             ) from None
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads that decode, as many as there are processors; of this process, as long as it lives."""
+    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
 
 
 def view_seed(seed: int, view: int, digest: str) -> int:
@@ -174,7 +196,7 @@ class Loader:
             yield pictures, targets, numbers
 
 
-def loader(dataset: Dataset[Any], batches: Iterable[list[Any]], workers: int = 0) -> Loader:
+def loader(dataset: Pictures, batches: Iterable[list[Any]], workers: int = 0) -> Loader:
     """A loader of ``dataset`` that yields one batch for each list of indices in ``batches``.
 
     ``batches`` is iterated anew for every pass, so it must be re-iterable where there are several.
@@ -203,11 +225,11 @@ class _Guarded(Dataset[Any]):
     Torch would raise it in the parent with a traceback as its text.
     """
 
-    dataset: Dataset[Any]
+    dataset: Pictures
 
     def __getitems__(self, indices: Sequence[Index]) -> list[Any] | GraftError:
         try:
-            return [self.dataset[index] for index in indices]
+            return self.dataset.__getitems__(indices)
         except GraftError as error:
             return error
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Modality: TypeAlias = Literal["picture", "text"]
 """What items are."""
 
+Index: TypeAlias = int | tuple[int, int]
+"""An item's number (as it is), or a pair (item's number, view's number) (a random view)."""
+
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
     "train": "train",
@@ -69,6 +72,11 @@ class Text:
         """The beginning, on one line."""
         line = " ".join(self.first.split())
         return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
+
+
+def number_of(index: Index) -> int:
+    """The item's number of an index, which may name a view, too."""
+    return int(index[0]) if isinstance(index, tuple) else index
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from graft.backbones.contract import PADDING
-from graft.data.items import Text, make_problem
+from graft.data.items import Text, make_problem, number_of
 from graft.schedule import cut_batches
 from graft.seeds import mix
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from graft.backbones.contract import Encoding
-    from graft.data.dataset import Batch, Index
-    from graft.data.items import Items, Problem
+    from graft.data.dataset import Batch
+    from graft.data.items import Index, Items, Problem
 
 STRETCH = 50  # batches that are sorted together
 _TOGETHER = 1000  # texts that are tokenised together
@@ -150,11 +150,6 @@ def _tokenise(items: Items, encoding: Encoding) -> list[Tokens]:
         (np.array(ids or [0], np.int32), np.array(kinds or [0], np.int32), max(1, whole))
         for ids, kinds, whole in found
     ]
-
-
-def number_of(index: Index) -> int:
-    """The item's number of an index, which may name a view, too."""
-    return int(index[0]) if isinstance(index, tuple) else index
 
 
 def list_cut(items: Items, encoding: Encoding) -> tuple[Problem, ...]:

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 Preset: TypeAlias = Literal["none", "light", "standard", "aggressive"]
 
+DRAWN = 2  # another number whenever a seed draws another view than before: what is stored rests on it
 _LONGEST = 20  # times the shorter side
+_TO_YIQ = torch.tensor(
+    [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
+)
+_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 _one_at_a_time = threading.Lock()  # the CPU generator is borrowed, and there is only one
 
 
@@ -155,9 +160,26 @@ def _standard(how: Preprocess) -> list[v2.Transform]:
     move = v2.RandomAffine(
         degrees=15, translate=(0.1, 0.1), interpolation=InterpolationMode.BILINEAR, fill=_grey(how)
     )
-    if how.channels != 3:
-        return [move]
-    return [move, v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)]
+    return [move] if how.channels != 3 else [move, _jitter]
+
+
+def _jitter(picture: Tensor) -> Tensor:
+    """Brightness, contrast and saturation of up to 20 % more or less, hue turned by up to a tenth.
+
+    All at once, as one matrix on colours: uint8 [3, h, w] -> float32 in [0, 1]. Hue turns in the plane of I
+    and Q of the colour space YIQ, where that is linear. torchvision's own takes four passes and the way
+    through HSV, 30 times as long on 64 x 64 pixels, which would be a quarter of a small network's step.
+    """
+    bright, contrast, saturation, hue = torch.rand(4, dtype=torch.float64).tolist()
+    bright, contrast, saturation = (0.8 + 0.4 * each for each in (bright, contrast, saturation))
+    turn = 2 * math.pi * (0.1 - 0.2 * hue)
+    along, across = saturation * math.cos(turn), saturation * math.sin(turn)
+    turned = torch.tensor([[1.0, 0.0, 0.0], [0.0, along, -across], [0.0, across, along]])
+    matrix = bright * contrast * (_FROM_YIQ @ turned @ _TO_YIQ)
+    colours = plain.convert_image_dtype(picture, torch.float32).flatten(1)
+    grey = float(_TO_YIQ[0] @ colours.mean(1))
+    changed = torch.addmm(torch.tensor(bright * (1 - contrast) * grey), matrix, colours)
+    return changed.clamp_(0, 1).view_as(picture)
 
 
 def _strong(how: Preprocess) -> v2.Transform:

@@ -26,9 +26,9 @@ from torch.nn.utils.rnn import pad_sequence
 from graft.backbones.assembly import tensors_digest
 from graft.backbones.contract import PADDING, Backbone, Encoding, Stage
 from graft.backbones.truncation import is_within
-from graft.data.dataset import Batch, Index, Pictures, loader
+from graft.data.dataset import Batch, Pictures, loader
 from graft.data.inputs import Inputs
-from graft.data.texts import number_of
+from graft.data.items import Index, number_of
 from graft.numerics import Forward, to_device
 from graft.reuse.folding import noise_for
 from graft.reuse.store import Space, Store
