@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -140,3 +142,21 @@ def test_files_are_decoded_in_threads_and_come_as_one_by_one(
     assert torch.equal(together, torch.stack([picture for picture, _, _ in one_by_one]))
     assert numbers.tolist() == [5, 0, 3, 5]
     assert seen and all(name.startswith("decode") for name in seen)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # of forking beside threads: that is what is tested
+def test_a_forked_process_decodes_with_threads_of_its_own(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent's threads are not there in the child: waiting for them would never end."""
+    monkeypatch.setattr("graft.data.dataset.pixel_store", PixelStore(0))
+    list(loader(pictures, [[0, 1, 2]]))
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        os._exit(len(list(loader(pictures, [[3, 4, 5]]))))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1

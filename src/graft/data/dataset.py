@@ -73,7 +73,7 @@ class Pictures(Dataset[Any]):
         """Of several, files are decoded in threads: that is where the interpreter's lock is not held."""
         numbers = [number_of(index) for index in indices]
         alone = len(numbers) == 1 or get_worker_info() is not None or not self._of_files
-        decoded = map(self._decode, numbers) if alone else _threads().map(self._decode, numbers)
+        decoded = map(self._decode, numbers) if alone else _threads(os.getpid()).map(self._decode, numbers)
         return [self._prepare(index, each) for index, each in zip(indices, decoded, strict=True)]
 
     def _prepare(self, index: Index, decoded: Decoded) -> Sample:
@@ -155,8 +155,8 @@ class Pictures(Dataset[Any]):
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    """Threads that decode, as many as there are processors; of this process, as long as it lives."""
+def _threads(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked child has none of its parent's
+    """Threads that decode, as many as there are processors; of one process, as long as it lives."""
     return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
 
 
