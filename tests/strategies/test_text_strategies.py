@@ -62,11 +62,14 @@ def test_few_texts_come_in_small_batches(per_class: int, size: int, epochs: int)
     """So that there are 150 steps, and 375 where three epochs of them can be had."""
     (phase,) = phases(per_class)
     assert (phase.batch_size, phase.epochs) == (size, epochs)
+    told = [words for words in notes_of(asked(per_class)) if f"batches of {size}" in words]
+    assert bool(told) == (size < 32)
 
 
 def test_batches_of_the_recipe_win_and_decide_the_epochs() -> None:
     (phase,) = phases(100, train__batch_size=40)
     assert (phase.batch_size, phase.epochs) == (40, 30)
+    assert not any("batches of" in words for words in notes_of(asked(100, train__batch_size=16)))
     (phase,) = phases(100, epochs=2)
     assert (phase.batch_size, phase.epochs) == (8, 2)
 

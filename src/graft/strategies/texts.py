@@ -17,10 +17,8 @@ FEW = 64  # labels a class up to which pairs teach more than the labels one by o
 RATE, AFTER_RATE = 5e-5, 2e-5  # of the body; and where it was drawn together before
 STEPS, AFTER_STEPS = 150, 50
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 50
-BATCHES, ENOUGH_STEPS = (
-    (32, 16, 8),
-    375,
-)  # texts a step: as many as leave so many steps to the fewest epochs
+BATCHES = (32, 16, 8)  # texts a step: the largest that makes so many steps of the fewest epochs
+ENOUGH_STEPS = 375
 
 
 def choose_for_texts(ask: Ask) -> tuple[Step, ...]:
@@ -45,6 +43,9 @@ def reasons_for_texts(ask: Ask) -> Iterator[str]:
     labels = f"{found.per_class:g} labels in the median class"
     if found.per_class > FEW:
         yield f"{labels}, more than {FEW}: the whole network trains; {knows}."
+        size = _batch_for(ask.items)
+        if ask.batch_size(size) == size < BATCHES[0]:
+            yield f"batches of {size}: few texts teach more in many small steps than in few large ones."
     elif _can_be_drawn(ask):
         yield (
             f"{labels}, at most {FEW}: features of one label are drawn together first, which makes more of "
