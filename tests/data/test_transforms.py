@@ -190,8 +190,15 @@ def jittered(picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch, *drawn: flo
 
 @pytest.mark.parametrize(
     "drawn",
-    [(0.5,) * 4, (0.0, 0.5, 0.5, 0.5), (0.5, 0.75, 0.5, 0.5), (0.5, 0.5, 0.25, 0.5), (0.5, 0.5, 0.5, 0.9)]
-    + [(0.1, 0.7, 0.2, 0.0), (0.9, 0.2, 0.9, 1.0)],
+    [
+        (0.5,) * 4,
+        (0.0, 0.5, 0.5, 0.5),
+        (0.5, 0.75, 0.5, 0.5),
+        (0.5, 0.5, 0.25, 0.5),
+        (0.5, 0.5, 0.5, 0.9),
+        (0.1, 0.7, 0.2, 0.0),
+        (0.9, 0.2, 0.9, 1.0),
+    ],
 )
 def test_jitter_is_torchvisions_in_one_order(
     drawn: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
