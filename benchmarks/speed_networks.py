@@ -318,6 +318,8 @@ def _drawn_weights(folder: Path) -> list[str]:
 
 def spread(count: int, wanted: int) -> list[int]:
     """``wanted`` numbers below ``count``, as far apart as can be."""
+    if not 1 < wanted <= count:
+        raise SystemExit(f"{wanted} pictures are wanted, at least 2, and there are {count}.")
     return [round(number * (count - 1) / (wanted - 1)) for number in range(wanted)]
 
 

@@ -76,7 +76,7 @@ def _sharing(options: argparse.Namespace, row: str, backbone: str, pictures: str
     name = backbone.removesuffix(":none")
     return {
         "name": row,
-        "what": f"{', '.join(STRATEGIES)} of {name}: 10 epochs each on {pictures}, sharing one store",
+        "what": f"{', '.join(STRATEGIES)} of {name}: 10 epochs each on {pictures}, sharing one view stored",
         "against": "the same five without a store",
         "target": "at most 0.6 times",
         "measured": f"{ratio:.2f} times",

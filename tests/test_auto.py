@@ -75,7 +75,7 @@ def test_the_domain_follows_from_what_the_depths_know(top: float, middle: float,
     habit = HABITS[domain]
     assert set(train.rates.stages.values()) == {habit.rate}
     assert train.rates.head == pytest.approx(3 * habit.rate)
-    assert train.augmentation == habit.augmentation
+    assert train.augmentation == "standard"
     assert train.epochs == max(habit.fewest, min(habit.epochs, habit.steps / 4))
 
 

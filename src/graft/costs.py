@@ -28,6 +28,7 @@ from graft.data.image import Decoded, decode_reduced
 from graft.data.items import Splits
 from graft.data.pixels import pixel_store
 from graft.data.texts import Texts
+from graft.data.threads import read_in_threads
 from graft.data.transforms import Preset, augment
 from graft.feeding import Feed, Source, feed_for
 from graft.inference import BATCH, count_views
@@ -104,7 +105,8 @@ class Reading:
 
         decode(0)  # the first of all is slow
         count = min(SAMPLE, len(items))
-        seconds, samples = _timed(lambda: [decode(place) for place in range(count)])
+        many = map if run.plan.numerics.workers else read_in_threads  # as they will be read
+        seconds, samples = _timed(lambda: list(many(decode, range(count))))
         in_files = isinstance(items.sources[0], Path | str | bytes)
         size = sum(each.pixels.nbytes for each in samples) / count
         held = size * (run.plan.data.train + run.plan.data.val) <= pixel_store.limit

@@ -19,8 +19,8 @@ _OF_A_HEAD = {
     ),
 }
 _ALL_TRAIN = (
-    "All labels train: with fewer than 1,500, or 150 in the median class, a part set aside would decide "
-    "little and cost accuracy. So {} kept, and probabilities are not calibrated."
+    "All labels train: with fewer than 1,500 items, or 150 in the median class, a part set aside would "
+    "decide little and cost accuracy. So {} kept, and probabilities are not calibrated."
 )
 
 

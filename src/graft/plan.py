@@ -241,10 +241,14 @@ def make_plan(
     sizes = _sizes(backbone)
     names = _Names.of(backbone, head)
     steps = tuple(_for_task(step, splits.task) for step in plan_steps(ask))
+    _check_batches(steps)
     for step in steps:
         smallest = items // steps_in_epoch(items, step.batch_size) if isinstance(step, Train) else items
         if smallest < numerics.processes:
-            raise DataError(f"{items} training items are too few for {numerics.processes} processes.")
+            raise DataError(
+                f"{items} training items are too few for {numerics.processes} processes"
+                + (f" in batches of {step.batch_size}." if isinstance(step, Train) else ".")
+            )
         if isinstance(step, Train) and step.objective == "contrast":
             _check_contrast(splits.task, numerics.processes)
     if splits.val is not None and len(splits.val) < numerics.processes:

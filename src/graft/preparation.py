@@ -185,7 +185,10 @@ def try_forward(recipe: Recipe, backbone: Backbone, splits: Splits) -> Choice | 
     Of several processes the first one decides.
     """
     looks = LOOKS if decides_by_evidence(recipe) and backbone.source.pretrained else 0
-    steps = plan_steps(make_ask(recipe, backbone, splits))
+    anyhow = recipe.model_copy(
+        update={"phase": {}}
+    )  # which phases there are may rest on what is measured yet
+    steps = plan_steps(make_ask(anyhow, backbone, splits))
     passes = looks + sum(isinstance(step, Solve) for step in steps)
     if not passes:
         return None

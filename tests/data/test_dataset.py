@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import os
-import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from graft.data.dataset import Pictures, loader, view_seed
 from graft.data.image import decode_reduced
 from graft.data.pixels import PixelStore
 from graft.data.splits import read_items, read_splits
-from graft.data.transforms import preprocess
+from graft.data.transforms import DRAWN, preprocess
 from graft.errors import DataError
 from graft.recipe import DataSettings
 
@@ -65,6 +63,19 @@ def test_view_seed_is_pinned() -> None:
     """Stored features are keyed by view: these numbers must never change."""
     assert view_seed(0, 0, "ab") == 3504734734842173375
     assert 0 <= view_seed(2**63 - 1, 10**9, "f" * 64) < 2**63
+
+
+def test_what_is_stored_of_a_view_rests_on_what_its_preset_draws(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identities() -> tuple[str, str, str]:
+        light = replace(pictures, preset="light")
+        return pictures.identity((0, 1)), pictures.identity(0), light.identity((0, 1))
+
+    before = identities()
+    monkeypatch.setitem(DRAWN, "standard", DRAWN["standard"] + 1)
+    view, *others = identities()
+    assert view != before[0] and others == list(before[1:])
 
 
 def test_changed_file_is_named(pictures: Pictures) -> None:
@@ -141,22 +152,4 @@ def test_files_are_decoded_in_threads_and_come_as_one_by_one(
     ((together, _, numbers),) = loader(pictures, [indices])
     assert torch.equal(together, torch.stack([picture for picture, _, _ in one_by_one]))
     assert numbers.tolist() == [5, 0, 3, 5]
-    assert seen and all(name.startswith("decode") for name in seen)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning"
-)  # of forking beside threads: that is what is tested
-def test_a_forked_process_decodes_with_threads_of_its_own(
-    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The parent's threads are not there in the child: waiting for them would never end."""
-    monkeypatch.setattr("graft.data.dataset.pixel_store", PixelStore(0))
-    list(loader(pictures, [[0, 1, 2]]))
-    child = os.fork()
-    if not child:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(20)
-        os._exit(len(list(loader(pictures, [[3, 4, 5]]))))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert seen and all(name.startswith("read") for name in seen)

@@ -261,16 +261,6 @@ def test_forbidden_file_is_bad(tmp_path: Path, monkeypatch) -> None:
     assert splits.problems[0].examples == ("crow/2.png: permission denied",)
 
 
-def test_pictures_are_read_in_their_order_however_many_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_tree(tmp_path, small_tree(("crow", "jay", "owl"), 5))
-    whole = read_splits(tmp_path, DataSettings(validation=0.0)).train
-    monkeypatch.setattr("graft.data.scan.TOGETHER", 4)
-    part = read_splits(tmp_path, DataSettings(validation=0.0)).train
-    assert len(part) == 15 and (part.ids, part.digests) == (whole.ids, whole.digests)
-
-
 def test_progress_counts_every_picture(tmp_path: Path) -> None:
     write_tree(tmp_path, small_tree())
     seen: list[tuple[int, int]] = []

@@ -72,13 +72,31 @@ def test_batches_of_the_recipe_win_and_decide_the_epochs() -> None:
     assert not any("batches of" in words for words in notes_of(asked(100, train__batch_size=16)))
     (phase,) = phases(100, epochs=2)
     assert (phase.batch_size, phase.epochs) == (8, 2)
+    (phase,) = phases(100, phase={"2": {"batch_size": 100}})
+    assert (phase.batch_size, phase.epochs) == (100, 50)
+
+
+def test_batches_can_be_cut_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    (phase,) = phases(100, train__accumulate=8)
+    assert phase.batch_size == 16
+    monkeypatch.setattr("graft.strategies.texts.world_size", lambda: 4)
+    assert [phase.batch_size for phase in phases(100, train__accumulate=4)] == [32]
 
 
 def test_a_phase_that_few_labels_will_bring_can_be_set_before_the_data_is_read() -> None:
-    settings: dict[str, Any] = {"phase": {"3": {"clip": 3.0}}}
-    plan_steps(replace(asked(8, **settings), items=None, evidence=None))
-    assert phases(8, **settings)[-1].clip == 3.0
-    fourth = asked(8, phase={"4": {"clip": 3.0}})
-    for ask in (asked(100, **settings), replace(fourth, items=None, evidence=None)):
+    def before(**settings: Any) -> Ask:
+        return replace(asked(8, **settings), items=None, evidence=None)
+
+    first, third, fourth = ({"phase": {number: {"clip": 3.0}}} for number in ("1", "3", "4"))
+    for settings in (first, third):
+        plan_steps(before(**settings))
+        assert 3.0 in [phase.clip for phase in phases(8, **settings)]
+    for ask in (
+        asked(100, **third),
+        before(**fourth),
+        before(**third, contrast=0),
+        before(**fourth, contrast=2),
+        replace(before(**third), pretrained=False),
+    ):
         with pytest.raises(RecipeError, match="no such phase"):
             plan_steps(ask)

@@ -1,4 +1,4 @@
-"""Pictures as a torch dataset, and the loader that decodes them in worker processes.
+"""Pictures as a torch dataset, and the loader that decodes them in threads or worker processes.
 
 A view of an item is a function of (seed, view number, content of the item): never of the order in
 which workers run, of their number, or of the item's place in the table.
@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from graft.data.image import Decoded, decode_reduced
 from graft.data.items import number_of
 from graft.data.pixels import pixel_store
+from graft.data.threads import read_in_threads
 from graft.data.transforms import DRAWN, Preset, augment, preprocess
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError, GraftError
@@ -70,10 +69,10 @@ class Pictures(Dataset[Any]):
         return self._prepare(index, self._decode(number_of(index)))
 
     def __getitems__(self, indices: Sequence[Index]) -> list[Sample]:
-        """Of several, files are decoded in threads: that is where the interpreter's lock is not held."""
+        """Of several, files are decoded in threads, but not in a worker, which is one of many processes."""
         numbers = [number_of(index) for index in indices]
         alone = len(numbers) == 1 or get_worker_info() is not None or not self._of_files
-        decoded = map(self._decode, numbers) if alone else _threads(os.getpid()).map(self._decode, numbers)
+        decoded = (map if alone else read_in_threads)(self._decode, numbers)
         return [self._prepare(index, each) for index, each in zip(indices, decoded, strict=True)]
 
     def _prepare(self, index: Index, decoded: Decoded) -> Sample:
@@ -116,7 +115,9 @@ class Pictures(Dataset[Any]):
         digest = self.items.digests[number]
         if view is None or self.preset == "none":
             return digest
-        drawn = f"{digest} {self.preset} {DRAWN} {self.flip} {view_seed(self.seed, view, digest)}"
+        drawn = (
+            f"{digest} {self.preset} {DRAWN[self.preset]} {self.flip} {view_seed(self.seed, view, digest)}"
+        )
         return hashlib.blake2b(drawn.encode(), digest_size=16).hexdigest()
 
     @property
@@ -152,12 +153,6 @@ class Pictures(Dataset[Any]):
                 f"{self.items.ids[number]} cannot be read any more: {error.reason}. It could be "
                 "when the data was scanned; restore the file, or run again without it."
             ) from None
-
-
-@cache
-def _threads(process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked child has none of its parent's
-    """Threads that decode, as many as there are processors; of one process, as long as it lives."""
-    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
 
 
 def view_seed(seed: int, view: int, digest: str) -> int:

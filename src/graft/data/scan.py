@@ -2,21 +2,19 @@
 
 A picture's file is hashed and decoded to the last pixel, which is the only way to find a truncated
 one. What cannot be read is listed, counted and set aside; more of it than allowed stops the run.
-Decoding runs in threads (Pillow releases the interpreter's lock).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from graft.data.image import decode, decode_reduced, read_bytes
 from graft.data.items import Problem, Row, Text, make_problem, modality_of, show
+from graft.data.threads import read_in_threads
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError
 
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (pictures read so far, all of them)."""
-
-TOGETHER = 2048  # rows that wait to be read
 
 
 @dataclass(frozen=True)
@@ -49,15 +45,10 @@ def scan_rows(
         return _look(row, max_pixels, settings)
 
     seen: list[Scanned] = []
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="scan")
-    try:
-        for start in range(0, len(rows), TOGETHER):  # what waits takes more memory than what was seen
-            for scanned in pool.map(look, rows[start : start + TOGETHER]):
-                seen.append(scanned)
-                if progress is not None:
-                    progress(len(seen), len(rows))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for scanned in read_in_threads(look, rows):
+        seen.append(scanned)
+        if progress is not None:
+            progress(len(seen), len(rows))
     return seen
 
 

@@ -8,14 +8,13 @@ Shapes: N items, K channels.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graft.data.image import decode
+from graft.data.threads import read_in_threads
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from graft.recipe import DataSettings
 
 _LEVELS = np.arange(256) / 255
-_AT_ONCE = 64  # pictures decoded before the next ones are begun, so that few are in memory
 
 
 def prepare_for(preprocess: Preprocess, items: Items, settings: DataSettings) -> Preprocess:
@@ -70,11 +68,8 @@ def channel_statistics(items: Items, channels: int) -> tuple[tuple[float, ...], 
     if not len(items):
         raise DataError("There are no training pictures to take mean and deviation from.")
     counts = np.zeros((channels, 256), dtype=np.int64)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(items), _AT_ONCE):
-            numbers = range(start, min(start + _AT_ONCE, len(items)))
-            for found in pool.map(lambda number: _levels(items, number, channels), numbers):
-                counts += found
+    for found in read_in_threads(lambda number: _levels(items, number, channels), range(len(items))):
+        counts += found
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ _LEVELS
     deviation = np.sqrt((share * (_LEVELS - mean[:, None]) ** 2).sum(axis=1))

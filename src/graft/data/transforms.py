@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 Preset: TypeAlias = Literal["none", "light", "standard", "aggressive"]
 
-DRAWN = 3  # another number whenever a seed draws another view than before: what is stored rests on it
+DRAWN: dict[Preset, int] = {"none": 0, "light": 1, "standard": 2, "aggressive": 1}
+"""Another number whenever a seed draws another view than before: what is stored rests on it."""
 _LONGEST = 20  # times the shorter side
 _LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32)
 _SIXTHS = torch.tensor(

@@ -193,8 +193,8 @@ def _check_numbers(ask: Ask, steps: tuple[Step, ...]) -> None:
     training = [number for number, step in enumerate(steps, start=1) if isinstance(step, Train)]
     if not training and decides_by_evidence(ask.recipe):
         return  # whether it trains could not be known by whoever set a phase; the plan says it is of no use
-    if ask.takes_text and ask.items is None and decides_by_evidence(ask.recipe):
-        training += [number + 1 for number in training]  # few labels will put a contrast before these
+    if ask.takes_text and ask.items is None and _may_draw(ask):
+        training = sorted({1, *training, *(number + 1 for number in training)})
     for number in ask.recipe.phase:
         if number not in training:
             which = ", ".join(map(str, training)) or "none"
@@ -202,6 +202,11 @@ def _check_numbers(ask: Ask, steps: tuple[Step, ...]) -> None:
                 f"phase.{number}: the strategy {ask.recipe.strategy} has no such phase of gradient steps; "
                 f"it has: {which}."
             )
+
+
+def _may_draw(ask: Ask) -> bool:
+    """Whether few labels, where there are few, will put a contrast before the other phases."""
+    return ask.recipe.contrast is None and ask.pretrained and decides_by_evidence(ask.recipe)
 
 
 def _check_used(ask: Ask, steps: tuple[Step, ...]) -> None:

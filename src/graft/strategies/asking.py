@@ -102,10 +102,11 @@ class Ask:
             per_epoch = steps_in_epoch(self.items, batch_size)
         return max(least, min(most, math.ceil(steps / per_epoch)))
 
-    def batch_size(self, own: int) -> int:
-        """The recipe's where it says one, else the strategy's own."""
-        train = self.recipe.train
-        return train.batch_size if "batch_size" in train.model_fields_set else own
+    def batch_size(self, own: int, *, phase: int) -> int:
+        """The recipe's where it says one, for this phase or for all, else the strategy's own."""
+        given = [settings for settings in (self.recipe.phase.get(phase), self.recipe.train) if settings]
+        said = [each.batch_size for each in given if "batch_size" in each.model_fields_set]
+        return said[0] if said else own
 
     def solve(self, name: str = "head", *, batchnorm: Literal["frozen", "adaptive"] = "frozen") -> Solve:
         """The head solved on the resting body, with its statistics or those of the pictures."""

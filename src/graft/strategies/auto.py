@@ -17,6 +17,7 @@ from graft.strategies.named import scratch
 from graft.strategies.texts import choose_for_texts, reasons_for_texts
 
 if TYPE_CHECKING:
+    from graft.data.transforms import Preset
     from graft.evidence import Depth, Evidence, Mirrored, RateTrial
 
 KNOWN = 0.1  # information below which the features say next to nothing about the labels
@@ -24,8 +25,8 @@ RISES = 1.07  # how much more the top must know than the middle, where the domai
 COSTS, LOST = 2.5, 0.95  # standard errors of loss, and share of information: mirroring changes labels
 
 Domain = Literal["near", "between", "far"]
-Augmentation = Literal["light", "standard"]
 Statistics = Literal["frozen", "adaptive"]
+AUGMENTATION: Preset = "standard"  # of every domain
 PLENTY = 0.6  # information from which on a solved head may be better than any training of the body
 TRIAL_STEPS = 150
 ENOUGH_TO_TRY = 30  # items in the median class, a fifth of which can tell rates apart
@@ -33,22 +34,21 @@ ENOUGH_TO_TRY = 30  # items in the median class, a fifth of which can tell rates
 
 @dataclass(frozen=True)
 class Habit:
-    """How to train in a domain: the body's peak rate, the augmentation, and for how long.
+    """How to train in a domain: the body's peak rate, and for how long.
 
     About ``steps`` steps or ``fewest`` epochs, whichever is more, but at most ``epochs`` epochs.
     """
 
     rate: float
-    augmentation: Augmentation
     steps: int
     fewest: int
     epochs: int
 
 
 HABITS: dict[Domain, Habit] = {
-    "near": Habit(3e-4, "standard", steps=200, fewest=15, epochs=50),
-    "between": Habit(3e-4, "standard", steps=600, fewest=20, epochs=200),
-    "far": Habit(1e-3, "standard", steps=600, fewest=20, epochs=200),
+    "near": Habit(3e-4, steps=200, fewest=15, epochs=50),
+    "between": Habit(3e-4, steps=600, fewest=20, epochs=200),
+    "far": Habit(1e-3, steps=600, fewest=20, epochs=200),
 }
 
 
@@ -75,7 +75,6 @@ def choose(ask: Ask, _: str) -> tuple[Step, ...]:
     if ask.takes_text:
         return choose_for_texts(ask)
     decision = decide(ask.evidence)
-    habit = HABITS[decision.domain]
     batchnorm: Statistics = "adaptive" if decision.adapts else "frozen"
     if not decision.moves and ask.solve_head:
         return (ask.solve("probe", batchnorm=batchnorm),)
@@ -83,14 +82,14 @@ def choose(ask: Ask, _: str) -> tuple[Step, ...]:
         "all stages",
         flat(ask.stages, decision.rate),
         epochs=_length(ask, decision),
-        augmentation=habit.augmentation,
+        augmentation=AUGMENTATION,
         flip=decision.flips,
         batchnorm=batchnorm,
     )
     if ask.solve_head:
         return ask.solve(), whole
     alone = ask.head_phase(
-        ALONE_HEAD_RATE, epochs=5, augmentation=habit.augmentation, flip=decision.flips, batchnorm=batchnorm
+        ALONE_HEAD_RATE, epochs=5, augmentation=AUGMENTATION, flip=decision.flips, batchnorm=batchnorm
     )
     return alone, whole
 
@@ -134,7 +133,7 @@ def views(ask: Ask, steps: Sequence[Step]) -> Views:
 
 
 def decide(evidence: Evidence | None) -> Decision:
-    """The rules. Without evidence, the ones that cost least where they are wrong."""
+    """The rules. Without evidence, those of near domains: they are the shortest."""
     if evidence is None:
         reasons = (("", "Nothing was measured, so the rules for what is near the pretraining hold."),)
         return Decision(

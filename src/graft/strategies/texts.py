@@ -27,9 +27,9 @@ def choose_for_texts(ask: Ask) -> tuple[Step, ...]:
         epochs = ask.epochs(FEWEST_EPOCHS, steps=AFTER_STEPS, most=MOST_EPOCHS)
         whole = ask.phase("all stages", flat(ask.stages, AFTER_RATE), epochs=epochs)
         return ask.contrast_phase(), *ask.start(), whole
-    size = ask.batch_size(_batch_for(ask.items))
+    start, size = ask.start(), _batch_size(ask)
     epochs = ask.epochs(FEWEST_EPOCHS, steps=STEPS, most=MOST_EPOCHS, batch_size=size)
-    return *ask.start(), ask.phase("all stages", flat(ask.stages, RATE), epochs=epochs, batch_size=size)
+    return *start, ask.phase("all stages", flat(ask.stages, RATE), epochs=epochs, batch_size=size)
 
 
 def reasons_for_texts(ask: Ask) -> Iterator[str]:
@@ -43,8 +43,7 @@ def reasons_for_texts(ask: Ask) -> Iterator[str]:
     labels = f"{found.per_class:g} labels in the median class"
     if found.per_class > FEW:
         yield f"{labels}, more than {FEW}: the whole network trains; {knows}."
-        size = _batch_for(ask.items)
-        if ask.batch_size(size) == size < BATCHES[0]:
+        if (size := _own_batch_size(ask)) == _batch_size(ask) < BATCHES[0]:
             yield f"batches of {size}: few texts teach more in many small steps than in few large ones."
     elif _can_be_drawn(ask):
         yield (
@@ -55,10 +54,19 @@ def reasons_for_texts(ask: Ask) -> Iterator[str]:
         yield f"{labels}; the whole network trains; {knows}."
 
 
-def _batch_for(items: int | None) -> int:
+def _batch_size(ask: Ask) -> int:
+    """Of the phase that trains the whole network, which comes after the solved head."""
+    return ask.batch_size(_own_batch_size(ask), phase=len(ask.start()) + 1)
+
+
+def _own_batch_size(ask: Ask) -> int:
     """Small batches make more steps of few texts, which teach more than the same texts in large ones."""
-    enough = (size for size in BATCHES if items is None or FEWEST_EPOCHS * items >= ENOUGH_STEPS * size)
-    return next(enough, BATCHES[-1])
+    parts = ask.recipe.train.accumulate * world_size()
+    sizes = [size for size in BATCHES if size > parts] or [BATCHES[0]]  # the smallest batches are cut, too
+    enough = (
+        size for size in sizes if ask.items is None or FEWEST_EPOCHS * ask.items >= ENOUGH_STEPS * size
+    )
+    return next(enough, sizes[-1])
 
 
 def _can_be_drawn(ask: Ask) -> bool:
