@@ -69,9 +69,10 @@ once more is left out. The cases served to make auto's rules, so its lead may be
 
 NOTES = """## What was tried and did not help
 
-Above all from an exploratory harness with a training loop of its own (300 to 600 steps, batch-norm statistics of the
-training pictures, last weights averaged), not from graft: 1 or 2 seeds a case, differences in
-points, no tests of significance. Nothing is established by them; they say where not to look first.
+Above all from an exploratory harness with a training loop of its own (300 to 600 steps, batch-norm
+statistics of the training pictures, last weights averaged), not from graft: 1 or 2 seeds a case,
+differences in points, no tests of significance. Nothing is established by them; they say where not to
+look first.
 
 - The stem frozen (as Kumar et al., 2022, do): -0.3 CIFAR with 10 labels, -0.5 with 80, -0.3 digits, -2.9
   textures, -0.7 glyphs, 0 photographs (1 seed each, as auto otherwise); 11 to 37 % less time.
@@ -104,12 +105,13 @@ auto in all but what is named, on the labels that the study draws.
   71.0, 69.0 and 68.0). With 10 labels 60 steps of the one against 200 of the other: 52.1, 52.7 and 54.9
   against 53.3, 53.1 and 53.7; photographs 60 against 150: 60.8, 64.9, 59.5, 67.6, 60.8 and 56.8 against
   59.5, 63.5, 62.2, 68.9, 60.8 and 52.7. What seems near and is not gains most: textures 41.6 and 47.0
-  against 48.3 and 49.3, digits 90.4 against 92.6. So 3e-4 and standard are taken, 200 steps or 15 epochs. More steps alone (2e-4, light, 120 to 400 of them)
-  gave 2 points on digits and nothing on textures and CIFAR.
+  against 48.3 and 49.3, digits 90.4 against 92.6. So 3e-4 and standard are taken, 200 steps or 15 epochs.
+  More steps alone (2e-4, light, 120 to 400 of them) gave 2 points on digits and nothing on textures and
+  CIFAR.
 - Hue turned in the plane of YIQ's I and Q, which leaves brightness as it is, in place of HSV's: textures
   46.9, 47.1 and 44.1 against 49.9, 49.5 and 48.8; glyphs 56.5, 56.5 and 61.1 against 63.3, 59.4 and 65.6;
-  digits 95.2, 96.8 and 93.5 against 95.8, 96.8 and 94.7; CIFAR with 80 labels 70.5 and 70.5 against 71.5 and
-  69.0. It is quicker, and was not kept.
+  digits 95.2, 96.8 and 93.5 against 95.8, 96.8 and 94.7; CIFAR with 80 labels 70.5 and 70.5 against 71.5
+  and 69.0. It is quicker, and was not kept.
 """
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from graft.backbones.contract import Backbone, Preprocess
 from graft.data.dataset import Batch
 from graft.data.image import Decoded, decode_reduced
-from graft.data.items import Splits
+from graft.data.items import Splits, to_be_decoded
 from graft.data.pixels import pixel_store
 from graft.data.texts import Texts
 from graft.data.threads import read_in_threads
@@ -107,7 +107,7 @@ class Reading:
         count = min(SAMPLE, len(items))
         many = map if run.plan.numerics.workers else read_in_threads  # as they will be read
         seconds, samples = _timed(lambda: list(many(decode, range(count))))
-        in_files = isinstance(items.sources[0], Path | str | bytes)
+        in_files = to_be_decoded(items.sources[0])
         size = sum(each.pixels.nbytes for each in samples) / count
         held = size * (run.plan.data.train + run.plan.data.val) <= pixel_store.limit
         stays = in_files and held and not run.plan.numerics.workers  # workers keep nothing

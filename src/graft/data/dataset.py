@@ -15,14 +15,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from graft.data.image import Decoded, decode_reduced
-from graft.data.items import number_of
+from graft.data.items import number_of, to_be_decoded
 from graft.data.pixels import pixel_store
 from graft.data.threads import read_in_threads
 from graft.data.transforms import DRAWN, Preset, augment, preprocess
@@ -128,7 +127,7 @@ class Pictures(Dataset[Any]):
     @cached_property
     def _of_files(self) -> bool:
         """Whether there is anything to decode: arrays are pixels already."""
-        return bool(self.items.sources) and isinstance(self.items.sources[0], Path | str | bytes)
+        return bool(self.items.sources) and to_be_decoded(self.items.sources[0])
 
     def _decode(self, number: int) -> Decoded:
         items, how = self.items, self.preprocess
@@ -144,7 +143,7 @@ class Pictures(Dataset[Any]):
             )
 
         try:
-            if not isinstance(source, Path | str | bytes):
+            if not to_be_decoded(source):
                 return read()  # it is in memory as it is
             key = (items.digests[number], how.least_side, how.channels, items.max_value, items.max_pixels)
             return pixel_store.get(key, read, keep=self.keep)

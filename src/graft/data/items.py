@@ -74,6 +74,11 @@ class Text:
         return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
 
 
+def to_be_decoded(source: Source) -> bool:
+    """Whether it is a file, or its bytes; arrays are pixels already."""
+    return isinstance(source, Path | str | bytes)
+
+
 def number_of(index: Index) -> int:
     """The item's number of an index, which may name a view, too."""
     return int(index[0]) if isinstance(index, tuple) else index
