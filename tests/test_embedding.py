@@ -437,6 +437,8 @@ def test_equal_items_come_in_their_order_and_nothing_has_no_direction(table: Pat
 def test_queries_are_embedded_as_the_items_were(reader: Backbone, backbone: Backbone, photos: Path) -> None:
     asked = [SAID[3], SAID[3], SAID[0]]
     np.testing.assert_allclose(embed_queries(reader, asked, device="cpu"), alone(reader, asked), atol=1e-5)
+    with pytest.raises(DataError, match="is the name of a file; a text was expected"):
+        embed_queries(reader, [str(photos / "red" / "000.png")], device="cpu")
     files = [str(photos / "red" / name) for name in ("001.png", "001.png", "000.png")]
     files.append(f"{photos}/./red/000.png")
     found = embed_queries(backbone, files, device="cpu")
@@ -542,9 +544,8 @@ def test_texts_from_the_command_line(graft: Graft, model: str, texts: Path) -> N
     assert [len(each["nearest"]) for each in found] == [2, 2, 2]
     assert found[0]["nearest"][0]["cosine"] == pytest.approx(1, abs=1e-6)
     assert found[0]["nearest"][0]["text"] == SAID[2]
-    # A file's name is a text like any other where texts are asked for.
-    (named,) = graft("search", "f.parquet", str(texts), "--json").json["queries"]
-    assert named["query"] == str(texts)
+    named = graft("search", "f.parquet", str(texts))
+    assert named.code and "is the name of a file; a text was expected" in named.err
 
     told = graft("embed", texts, "--backbone", model, "--out", "g.parquet")
     assert told.out == "6 items, 16 features each: g.parquet\n"

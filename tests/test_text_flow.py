@@ -235,6 +235,33 @@ def test_pairs_of_texts_are_told_apart(model: str, tmp_path: Path) -> None:
     assert row.label in ("True", "False")
 
 
+def test_a_model_of_pairs_takes_no_text_alone(backbone: Backbone, table: Path, tmp_path: Path) -> None:
+    lines = [f"{line.partition(',')[0]},{line}" for line in table.read_text().splitlines()[1:]]
+    (tmp_path / "pairs.csv").write_text("\n".join(["ask,tell,label", *lines]))
+    options = settings(data__text=("ask", "tell"))
+    bundle = graft.train(
+        tmp_path / "pairs.csv", backbone=backbone, strategy="probe", out=tmp_path / "run", **options
+    )
+    assert len(bundle.predict(tmp_path / "pairs.csv", device="cpu")) == len(lines)
+    for alone in ("a good film", table):
+        with pytest.raises(DataError, match=r"is one text, .* on pairs, of the columns 'ask' and 'tell'"):
+            bundle.predict(alone, device="cpu")
+    with pytest.raises(DataError, match="no column 'ask'"):
+        bundle.evaluate(table, device="cpu")
+
+
+def test_a_text_that_names_a_file_is_asked_about(
+    backbone: Backbone, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = graft.train(table, backbone=backbone, strategy="probe", out=tmp_path / "run", **settings())
+    monkeypatch.chdir(tmp_path)
+    Path("new.txt").write_text("the film was good\nthe film was bad\n")
+    with pytest.raises(DataError, match=r"'new\.txt' is a text, and also the name of a file"):
+        bundle.predict("new.txt", device="cpu")
+    assert len(bundle.predict(Path("new.txt"), device="cpu")) == 2
+    assert len(bundle.predict(["new.txt"], device="cpu")) == 1
+
+
 def test_a_damaged_tokenizer_is_noticed(backbone: Backbone, table: Path, tmp_path: Path) -> None:
     graft.train(table, backbone=backbone, strategy="probe", out=tmp_path / "run", **settings())
     file = tmp_path / "run" / "bundle" / "tokenizer.json"

@@ -29,7 +29,7 @@ from graft.backbones.repository import is_folder
 from graft.bundle import Bundle, load_bundle
 from graft.data import read_items
 from graft.data.inputs import open_inputs
-from graft.data.items import Fault, Items, Modality, Problem, Text, display, show
+from graft.data.items import Fault, Items, Modality, Problem, Text, display, names_file, show
 from graft.data.scan import Progress
 from graft.data.texts import list_cut
 from graft.errors import BackboneError, BundleError, DataError, RecipeError
@@ -237,7 +237,7 @@ def read_embedding(path: str | Path) -> Embedding:
     try:
         table = parquet.ParquetFile(file).read()
     except (OSError, pyarrow.ArrowException) as error:
-        raise _no_table(file, str(error).split("\n")[0]) from None
+        raise _no_table(file, str(error).split("\n")[0].rstrip(".")) from None
     maker = _read_maker(table, file)
     if not _is_right(table):
         raise _no_table(file, "its columns are not id, text and features as they are written")
@@ -369,6 +369,11 @@ def _nothing(faults: Sequence[Fault], problems: Sequence[Problem], modality: Mod
 
 
 def _text_query(query: str) -> str:
+    if names_file(query):
+        raise DataError(
+            f"The query {display(query)} is the name of a file; a text was expected. Put what is in it "
+            "into a table by graft embed, or give the words themselves."
+        )
     if not query.strip():
         raise DataError("A query is empty; a text was expected.")
     if any("\ud800" <= letter <= "\udfff" for letter in query):

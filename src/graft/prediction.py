@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from graft.backbones.contract import Encoding, Intake
 from graft.data import read_items, read_labelled
 from graft.data.inputs import open_inputs
-from graft.data.items import Modality, Problem
+from graft.data.items import Items, Modality, Problem
 from graft.data.texts import list_cut
 from graft.errors import DataError, RecipeError
 from graft.inference import forward_all
@@ -38,6 +38,12 @@ _TO_PREDICT: dict[Modality, tuple[str, ...]] = {
 _TO_EVALUATE: dict[Modality, tuple[str, ...]] = {
     "picture": ("bad_share", "image", "label", "max_megapixels", "separator", "split"),
     "text": ("bad_share", "label", "separator", "split", "text"),
+}
+
+
+_EXPECTED: dict[Modality, str] = {
+    "picture": "No picture was named; files, or folders with pictures, were expected.",
+    "text": "No text was named; a table, a file with a text a line, or the words themselves were expected.",
 }
 
 
@@ -152,13 +158,26 @@ def predict_items(
     items, faults, problems = read_items(data, asked, modality=modality, columns=columns)
     if isinstance(intake, Encoding):
         problems = (*problems, *list_cut(items, intake))
+    _check_pairs(items, columns)
     if not items and not faults:
-        raise DataError("\n".join(map(str, problems)) or f"No {modality} was named.")
+        raise DataError("\n".join(map(str, problems)) or _EXPECTED[modality])
     logits = forward_all(model, open_inputs(items, intake), device, tta=tta) if len(items) else None
     rows = [] if logits is None else _decide(items.ids, logits, task)
     unreadable = [Prediction(fault.id, error=fault.reason) for fault in faults]
     separator = settings.separator or SEPARATOR
     return Predictions((*rows, *unreadable), task.labels, problems, task.kind, separator)
+
+
+def _check_pairs(items: Items, columns: tuple[str, ...]) -> None:
+    """Raises DataError where the model was trained on pairs, of these columns, and a text stands alone."""
+    alone = (place for place, source in enumerate(items.sources) if getattr(source, "second", "") is None)
+    place = next(alone, None)
+    if len(columns) == 2 and place is not None:
+        raise DataError(
+            f"{items.ids[place]} is one text, and the model was trained on pairs, of the columns "
+            f"{columns[0]!r} and {columns[1]!r}. Give a table with both; from Python also pairs of "
+            "strings, as in [(first, second)]."
+        )
 
 
 def _decide(ids: Sequence[str], logits: Tensor, task: Task) -> list[Prediction]:
@@ -200,6 +219,7 @@ def evaluate_items(
     items, problems = read_labelled(data, asked, task, modality=modality, columns=columns)
     if isinstance(intake, Encoding):
         problems = (*problems, *list_cut(items, intake))
+    _check_pairs(items, columns)
     assert items.targets is not None
     logits = forward_all(model, open_inputs(items, intake), device, tta=tta)
     metrics = task.measure(logits.numpy(), items.targets)

@@ -177,7 +177,7 @@ def kept_lines(metrics: dict[str, Any]) -> Iterator[str]:
     if ends and not any(place != OUT_OF_FOLD for place, _ in scores_of(metrics)):
         yield (
             "Unmeasured  every label trained, so none is left to tell how good the result is; measure it "
-            "on others: graft evaluate RUN FOLDER"
+            "on others: graft evaluate RUN DATA"
         )
     found = metrics.get("calibrated")
     if found:

@@ -76,9 +76,12 @@ def test_the_recipe_plans_what_auto_plans(settings: dict, tmp_path: Path) -> Non
     assert again.tta == prepared.plan.tta and again.data == prepared.plan.data
 
 
-def test_the_recipe_for_texts_plans_what_auto_plans(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [4, 24])  # 12 labels a class are few, 72 are not
+def test_the_recipe_for_texts_plans_what_auto_plans(times: int, tmp_path: Path) -> None:
     said = [f"the film was {word}" for word in ("good", "great", "fine", "bad", "awful", "dull")]
-    rows = [f"{text} {number},{'yes' if number % 6 < 3 else 'no'}" for number, text in enumerate(said * 4)]
+    rows = [
+        f"{text} {number},{'yes' if number % 6 < 3 else 'no'}" for number, text in enumerate(said * times)
+    ]
     (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     name = f"hf/{write_model(tmp_path / 'model', 'bert')}"
     recipe = read_recipe(backbone=name, data__path=str(tmp_path / "reviews.csv"), device="cpu")
@@ -86,8 +89,12 @@ def test_the_recipe_for_texts_plans_what_auto_plans(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(recipe_of(prepared.plan, recipe).to_toml(), encoding="utf-8")
     again = prepare(read_recipe(tmp_path / "recipe.toml")).plan
     assert [phase.kind for phase in again.phases] == [phase.kind for phase in prepared.plan.phases]
+    batches = {phase.train.batch_size for phase in prepared.plan.phases if phase.kind == "phase"}
+    assert batches == ({32} if times == 4 else {8})
     phases = [(a.groups, a.steps) for a in again.phases if a.kind == "phase"]
     assert phases == [(b.groups, b.steps) for b in prepared.plan.phases if b.kind == "phase"]
+    found = advise(prepared)
+    assert found.takes_text and found.likeness != "very different"
 
 
 def test_limits_are_kept_by_lighter_strategies_and_in_the_end_refused() -> None:

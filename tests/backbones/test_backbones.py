@@ -77,6 +77,11 @@ def test_own_modules_are_not_rebuilt() -> None:
         rebuild(replace(source, library="plain"))
 
 
+def test_a_folder_without_its_library_is_told_how_to_be_named(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=f"write hf/{tmp_path}, for one of timm timm/{tmp_path}"):
+        load_backbone(str(tmp_path))
+
+
 def test_a_library_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "_registered", {})
 

@@ -82,6 +82,9 @@ def test_missing_column_lists_the_present_ones(tmp_path: Path) -> None:
     assert "no column 'path'; its columns are: 'paths', 'label'." in text
     assert "Did you mean 'paths'?" in text
     assert "--set data.image=NAME" in text
+    table.write_text("review,label\ngood,yes\n")
+    with pytest.raises(DataError, match=r"has texts, in its column 'review'.*--backbone hf/.*no 'path'"):
+        list_table(table, PLAIN)
     with pytest.raises(DataError, match=r"no column 'kind'.*data\.label=NAME"):
         list_table(write(tmp_path / "t.csv", ROWS), DataSettings(label="kind"))
     with pytest.raises(DataError, match=r"no column 'fold'.*data\.split=NAME"):
@@ -161,7 +164,7 @@ def test_absolute_paths(tmp_path: Path) -> None:
         ("t.csv", b"path,label,label\na,b,c\n", r"column twice: \['label'\]"),
         ("t.csv", b'path,label\n"a,b\n', "broken at line 2"),
         ("t.csv", "path,label\na,caf\u00e9\n".encode("latin-1"), "not UTF-8 text.*CSV UTF-8"),
-        ("t.csv", "path,label\na,b\n".encode("utf-16"), "not UTF-8 text"),
+        ("t.csv", "path,label\na,b\n".encode("utf-16"), "is UTF-16 text.*CSV UTF-8"),
         ("t.jsonl", b'{"path": "a"\n', "Line 1 of .* is not JSON"),
         ("t.jsonl", b'\n["a", "b"]\n', r"Line 2 of .* is list; an object like \{"),
         ("t.jsonl", b"[" * 100_000, "is not JSON"),

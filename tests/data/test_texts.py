@@ -206,7 +206,7 @@ def test_a_folder_of_tables_called_as_splits(tmp_path: Path) -> None:
     (tmp_path / "training.tsv").write_text("sentence\tlabel\n")
     with pytest.raises(DataError, match=r"train.csv and training.tsv .* both of the split train"):
         read_splits(tmp_path, ALL, modality="text")
-    with pytest.raises(DataError, match="no table called as a split"):
+    with pytest.raises(DataError, match="no table of texts that is called as a split"):
         read_splits(tmp_path.parent, ALL, modality="text")
 
 
@@ -217,6 +217,26 @@ def test_lists_of_texts() -> None:
     assert pairs.train.sources == (Text("a", "b"), Text("c", "d"))
     with pytest.raises(DataError, match="item 0 is int; a text"):
         read_splits(([1, 2], [0, 1]), ALL, modality="text")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl"])
+def test_what_is_no_text_is_not_read_as_one(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with pytest.raises(DataError, match="holds no text: there are zero bytes in it"):
+        read_items(file, modality="text")
+    file.write_text("text,label\nfine,yes\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"is UTF-16 text .* save it again as UTF-8"):
+        read_items(file, modality="text")
+
+
+def test_labels_that_look_like_several_are_told(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("text,label\nfine,good\ndull,long|bad\nlong,long\npoor,bad\nodd,this; that\n")
+    (found,) = (each for each in read_splits(table, ALL, modality="text").problems if each.code == "joined")
+    assert found.examples == ("long|bad",) and "data.separator" in found.message
+    apart = read_splits(table, ALL.model_copy(update={"separator": "|"}), modality="text")
+    assert not [each for each in apart.problems if each.code == "joined"]
 
 
 def test_texts_to_predict(tmp_path: Path) -> None:

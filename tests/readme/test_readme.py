@@ -71,6 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = [f"the film was {word}" for word in ("good", "great", "fine", "bad", "awful", "dull")]
     rows = [f"{text},{'yes' if number < 3 else 'no'}" for number, text in enumerate(said)]
     (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (folder / "test_reviews.csv").write_text("text,label\nthe film was good,yes\nit was dull,no\n")
     (folder / "new_reviews.txt").write_text("\n".join(said) + "\n")
     (folder / "recipe.toml").write_text('strategy = "probe"\n')
     save_file(resnet18(weights=None).state_dict(), folder / "resnet18.safetensors")

@@ -8,9 +8,11 @@ weights, and gives the plain network back.
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -80,8 +82,9 @@ def inject(
         RecipeError: peft is not installed.
     """
     try:
-        from peft import LoraConfig
-        from peft.tuners.lora import LoraModel
+        with _silent("bitsandbytes"):  # which warns of kernels for 4 bits that nobody asked for
+            from peft import LoraConfig
+            from peft.tuners.lora import LoraModel
     except ModuleNotFoundError:
         raise RecipeError(
             "Adapters are made by the library peft, which is not installed: pip install graft-ml[adapters]."
@@ -125,6 +128,18 @@ def take_out(trunk: nn.Module) -> None:
     close_attention(trunk)
     if hasattr(trunk, "peft_config"):
         del trunk.peft_config
+
+
+@contextmanager
+def _silent(library: str) -> Iterator[None]:
+    """Without the warnings that the library's modules log."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def lora_layers(trunk: nn.Module) -> dict[str, Any]:

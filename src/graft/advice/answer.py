@@ -26,7 +26,7 @@ from graft.plan import Phase, Plan, make_ask, make_plan
 from graft.preparation import Prepared, open_store
 from graft.recipe import Recipe, make_recipe
 from graft.reuse.store import NOWHERE
-from graft.steps import Solve
+from graft.steps import Solve, Train
 from graft.strategies import notes_of
 from graft.strategies.auto import decide
 
@@ -82,6 +82,7 @@ class Advice(Frozen):
     expected: tuple[float, float] | None
     measured: Measured | None
     warnings: tuple[str, ...] = ()
+    takes_text: bool = False
 
 
 def advise(prepared: Prepared, limits: Limits | None = None, *, progress: Progress | None = None) -> Advice:
@@ -99,7 +100,7 @@ def advise(prepared: Prepared, limits: Limits | None = None, *, progress: Progre
         seen = survey_data(
             backbone, splits, numerics, evidence, seed=recipe.seed, store=store, progress=progress
         )
-    likeness = _likeness(evidence, seen)
+    likeness = _likeness(evidence, seen, takes_text=backbone.takes_text)
     labels = len(splits.train)
     rules = look_up(labels, likeness)
     plan, measured, broken = _within(prepared, bounds)
@@ -119,6 +120,7 @@ def advise(prepared: Prepared, limits: Limits | None = None, *, progress: Progre
         expected=_expected(evidence, seen, chosen),
         measured=measured,
         warnings=warnings,
+        takes_text=backbone.takes_text,
     )
 
 
@@ -147,21 +149,33 @@ def recipe_of(plan: Plan, recipe: Recipe) -> Recipe:
     values["strategy"] = "two-phase"
     values.setdefault("epochs", main.epochs)
     drawn = [phase.train for phase in trained if phase.train.objective == "contrast"]
-    # After a contrast the rate is two-phase's own, and one that is named would be the contrast's as well.
-    if not drawn and not {"rates", "lr"} & train.keys():
-        train["lr"] = main.rates.stages[next(reversed(main.rates.stages))]
+    if drawn:
+        values.setdefault("contrast", drawn[0].epochs)
+    else:  # after a contrast both are two-phase's own, and what is named would be the contrast's as well
+        _name_steps(train, main, recipe)
     if not plan.takes_text:
         for name in ("augmentation", "flip", "batchnorm"):
             train.setdefault(name, getattr(main, name))
-    if drawn:
-        values.setdefault("contrast", drawn[0].epochs)
     return make_recipe(values)
 
 
-def _likeness(evidence: Evidence | None, seen: Survey | None) -> Likeness:
-    """How like the pretraining's the data is, from what probes know at which depth."""
+def _name_steps(train: dict[str, Any], main: Train, recipe: Recipe) -> None:
+    """Put the phase's rate and its batches into ``train``, where the recipe has others."""
+    if not {"rates", "lr"} & train.keys():
+        train["lr"] = main.rates.stages[next(reversed(main.rates.stages))]
+    if main.batch_size != recipe.train.batch_size:
+        train["batch_size"] = main.batch_size
+
+
+def _likeness(evidence: Evidence | None, seen: Survey | None, *, takes_text: bool) -> Likeness:
+    """How like the pretraining's the data is, from what probes know at which depth.
+
+    Of texts only from the top: that it knows little is mostly that the question is another, not the words.
+    """
     if evidence is None:
         return "different" if seen is None else "somewhat similar"
+    if takes_text and evidence.top.information < 0.6:
+        return "somewhat similar" if evidence.top.information > 0.1 else "different"
     decided = decide(evidence).domain
     if decided == "far":
         return "very different"

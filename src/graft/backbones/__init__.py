@@ -141,6 +141,10 @@ def parse_id(text: str) -> tuple[str, str, str | None]:
         )
     if library not in known:
         near = suggest(library, known) or f" The libraries are {', '.join(known)}."
+        if Path(text).expanduser().is_dir():
+            near = (
+                f" For a folder with a model of transformers write hf/{text}, for one of timm timm/{text}."
+            )
         raise BackboneError(f"There is no library {library!r} (in {text!r}).{near}")
     name, colon, weights = rest.rpartition(":")
     if not colon:

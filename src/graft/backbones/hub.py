@@ -206,8 +206,8 @@ def _not_had(what: str, why: str, size: int | None) -> BackboneError:
     large = f" (about {size / 1e6:,.0f} MB)" if size else ""
     return BackboneError(
         f"{what}{large} is needed and cannot be had: {why}. Fetch the file where there is a "
-        "network and give it with --weights FILE, or take a backbone that needs none: "
-        "graft/resnet18-half-64."
+        "network: weights are given with --weights FILE, a folder with a whole model as hf/FOLDER. For "
+        "pictures, graft/resnet18-half-64 needs no network."
     )
 
 

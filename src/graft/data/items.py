@@ -74,6 +74,11 @@ class Text:
         return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
 
 
+def names_file(text: str) -> bool:
+    """Whether ``text``, which was given as a text, is the name of a file."""
+    return 0 < len(text) < 256 and "\n" not in text and Path(text).is_file()
+
+
 def to_be_decoded(source: Source) -> bool:
     """Whether it is a file, or its bytes; arrays are pixels already."""
     return isinstance(source, Path | str | bytes)

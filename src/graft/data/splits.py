@@ -32,6 +32,7 @@ from graft.data.items import (
     make_fingerprint,
     make_problem,
     modality_of,
+    names_file,
     order_labels,
     show,
 )
@@ -141,6 +142,11 @@ def read_items(
     be read: it is a ``Fault`` with its reason. A file named here is read whatever its suffix; the same path
     twice is read once.
     """
+    if modality == "text" and isinstance(sources, str) and names_file(sources):
+        raise DataError(
+            f"{sources!r} is a text, and also the name of a file. For what is in the file give "
+            f"pathlib.Path({sources!r}), for the text itself [{sources!r}]."
+        )
     one = isinstance(sources, str | Path) or not isinstance(sources, Sequence)
     given: Sequence[Any] = [sources] if one else sources  # type: ignore[assignment]
     rows: dict[str, Row] = {}

@@ -12,10 +12,11 @@ itself doubtful stops the run here. Of texts, bytes that are no UTF-8 are replac
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,10 @@ _MESSAGES = {
     ),
     "column": "The texts are taken from a column that is not called text; another is named with "
     "--set data.text=NAME. Taken:",
+    "joined": (
+        "{count} label{s} that look like several in one cell; --set data.separator='SIGN' takes them "
+        "apart, and then an item may have any number of labels. Taken as they stand:"
+    ),
     "duplicate": (
         "{count} row{s} that repeat an earlier row's picture and label left out; remove them to be "
         "rid of this warning."
@@ -131,10 +136,22 @@ def list_records(path: Path, columns: Columns, records: list[Record], settings: 
         _note_texts(notes, kept, columns.items if settings.text is None else ())
     named = columns.labels if len(columns.labels) > 1 else ()
     classes = dict.fromkeys([*map(label_name, named), *named_classes(kept)])
+    if form.kind == "single-label":
+        for name in _joined(classes):
+            notes.add("joined", name)
     if modality == "picture":
         kept.sort(key=lambda row: (row.split, row.id))
     taken = columns.items if modality == "text" else ()
     return Listing(tuple(kept), notes.problems(_MESSAGES), tuple(classes), form.kind, taken)
+
+
+def _joined(classes: Collection[str]) -> Iterator[str]:
+    """Classes that are others with a sign between them, as a cell with several labels would make them."""
+    for name in classes:
+        if any(
+            sign in name and {each.strip() for each in name.split(sign)} <= set(classes) for sign in "|;,"
+        ):
+            yield name
 
 
 def list_tables(folder: Path, settings: DataSettings, usual: tuple[str, ...] = ()) -> Listing:
@@ -157,8 +174,9 @@ def list_tables(folder: Path, settings: DataSettings, usual: tuple[str, ...] = (
         found[split] = path
     if not found:
         raise DataError(
-            f"{folder} has no table called as a split; of texts, train.csv was expected there, or one "
-            f"table by its path. Tables end in {', '.join(TABLES)}."
+            f"{folder} has no table of texts that is called as a split, as train.csv is. Expected: a "
+            f"folder with such tables ({', '.join(TABLES)}), or one table by its path. If it holds "
+            "pictures, take a backbone that sees: without --backbone it is the one that ships with graft."
         )
     listings = {split: list_table(path, settings, "text", usual) for split, path in found.items()}
     kinds = {listing.kind for listing in listings.values()}
@@ -204,6 +222,7 @@ def _with_usual(settings: DataSettings, usual: tuple[str, ...], names: list[str]
 
 def _lines(path: Path) -> list[Row]:
     try:
+        _check_is_text(path)
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             said = [(number, line.rstrip("\n")) for number, line in enumerate(file, start=1)]
     except OSError as error:
@@ -233,6 +252,7 @@ def _read(path: Path, modality: Modality) -> tuple[list[str], Iterable[Record]]:
     try:
         if suffix == ".parquet":
             return _read_parquet(path)
+        _check_is_text(path)
         if suffix in (".csv", ".tsv"):
             return _read_csv(path, "\t" if suffix == ".tsv" else ",", _ERRORS[modality])
         return _read_json_lines(path, _ERRORS[modality])
@@ -243,6 +263,22 @@ def _read(path: Path, modality: Modality) -> tuple[list[str], Iterable[Record]]:
         ) from None
     except OSError as error:
         raise DataError(f"Cannot read the table {path}: {error.strerror or error}.") from None
+
+
+def _check_is_text(path: Path) -> None:
+    """Raises DataError where the first bytes are of UTF-16, or of no text at all; OSError as of reading."""
+    with path.open("rb") as file:
+        start = file.read(8192)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(
+            f"{path} is UTF-16 text (what spreadsheets call Unicode text); save it again as UTF-8 "
+            "(in a spreadsheet: 'CSV UTF-8')."
+        )
+    if b"\0" in start:
+        raise DataError(
+            f"{path} holds no text: there are zero bytes in it, as in pictures, documents and archives. "
+            f"A text file was expected, or a table ({', '.join(TABLES)})."
+        )
 
 
 _ERRORS: dict[Modality, str] = {"picture": "strict", "text": "replace"}
@@ -383,6 +419,13 @@ def _text_cell(value: Any) -> str:
 
 def _missing_column(path: Path, key: str, name: str, names: list[str]) -> DataError:
     present = ", ".join(repr(each) for each in names) or "none"
+    text = next((each for each in names if each.casefold() in _TEXT_COLUMNS), None)
+    if key == "image" and text is not None:
+        return DataError(
+            f"The table {path} has texts, in its column {text!r}, and the backbone takes pictures. Give "
+            "one that reads: --backbone hf/sentence-transformers/all-MiniLM-L6-v2, or hf/./FOLDER. (Of a "
+            f"table of pictures, --set data.image=NAME names the column of paths; there is no {name!r}.)"
+        )
     texts = " Texts want a backbone that reads them: --backbone hf/…" if key == "image" else ""
     return DataError(
         f"The table {path} has no column {name!r}; its columns are: {present}."

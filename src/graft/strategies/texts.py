@@ -38,7 +38,7 @@ def reasons_for_texts(ask: Ask) -> Iterator[str]:
     if found is None:
         return
     knows = (
-        f"a probe on the features tells {100 * found.pretrained.accuracy:.0f} % of the labels out of fold"
+        f"a probe on the features is right about {100 * found.pretrained.accuracy:.0f} % of held-out labels"
     )
     labels = f"{found.per_class:g} labels in the median class"
     if found.per_class > FEW:
