@@ -12,8 +12,6 @@ itself doubtful stops the run here. Of texts, bytes that are no UTF-8 are replac
 
 from __future__ import annotations
 
-import codecs
-import csv
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.data.cells import TABLES, Record, read_cells, read_lines
 from graft.data.items import (
     REPLACED,
     SPLIT_NAMES,
@@ -42,8 +41,6 @@ from graft.errors import DataError, suggest
 if TYPE_CHECKING:
     from graft.recipe import DataSettings
     from graft.task import Kind
-
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 _TEXT_COLUMNS = (
     "text", "sentence", "review", "content", "body", "comment", "tweet", "message", "document", "title",
@@ -69,14 +66,6 @@ _MESSAGES = {
         "rid of this warning."
     ),
 }
-
-
-@dataclass(frozen=True)
-class Record:
-    """One row as it was read."""
-
-    place: str  # "line 17"
-    cells: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -114,7 +103,7 @@ def list_table(
         DataError: not readable as such a table; a column is missing; a path, label or split is
             empty or not allowed; one picture has other labels in another row. Names the rows.
     """
-    names, records = _read(path, modality)
+    names, records = read_cells(path, modality)
     settings = _with_usual(settings, usual, names)
     return list_records(path, find_columns(path, names, settings, modality), list(records), settings)
 
@@ -202,9 +191,9 @@ def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) 
     """
     notes, guessed = Notes(), tuple[str, ...]()
     if path.suffix.lower() not in TABLES:
-        rows = _lines(path)
+        rows = _said(path)
     else:
-        names, records = _read(path, "text")
+        names, records = read_cells(path, "text")
         settings = _with_usual(settings, usual, names)
         columns = _find_texts(path, names, settings, ())
         guessed = () if settings.text is not None else columns
@@ -220,14 +209,10 @@ def _with_usual(settings: DataSettings, usual: tuple[str, ...], names: list[str]
     return settings.model_copy(update={"text": usual[0] if len(usual) == 1 else usual})
 
 
-def _lines(path: Path) -> list[Row]:
-    try:
-        _check_is_text(path)
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            said = [(number, line.rstrip("\n")) for number, line in enumerate(file, start=1)]
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from None
-    return [Row(Text(line), f"line {number}") for number, line in said if line.strip()]
+def _said(path: Path) -> list[Row]:
+    """The lines of a file that say something."""
+    lines = enumerate(read_lines(path), start=1)
+    return [Row(Text(line), f"line {number}") for number, line in lines if line.strip()]
 
 
 def _unlabelled(path: Path, record: Record, columns: tuple[str, ...]) -> Row:
@@ -244,119 +229,6 @@ def _note_texts(notes: Notes, rows: Iterable[Row], guessed: tuple[str, ...]) -> 
             notes.add("encoding", f"{row.id}: {display(str(row.source))}")
     if guessed not in ((), ("text",)):
         notes.add("column", " and ".join(guessed))
-
-
-def _read(path: Path, modality: Modality) -> tuple[list[str], Iterable[Record]]:
-    """The names of the columns, and the records."""
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            return _read_parquet(path)
-        _check_is_text(path)
-        if suffix in (".csv", ".tsv"):
-            return _read_csv(path, "\t" if suffix == ".tsv" else ",", _ERRORS[modality])
-        return _read_json_lines(path, _ERRORS[modality])
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The table {path} is not UTF-8 text (byte {error.start}); save it again as UTF-8 "
-            "(in a spreadsheet: 'CSV UTF-8')."
-        ) from None
-    except OSError as error:
-        raise DataError(f"Cannot read the table {path}: {error.strerror or error}.") from None
-
-
-def _check_is_text(path: Path) -> None:
-    """Raises DataError where the first bytes are of UTF-16, or of no text at all; OSError as of reading."""
-    with path.open("rb") as file:
-        start = file.read(8192)
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(
-            f"{path} is UTF-16 text (what spreadsheets call Unicode text); save it again as UTF-8 "
-            "(in a spreadsheet: 'CSV UTF-8')."
-        )
-    if b"\0" in start:
-        raise DataError(
-            f"{path} holds no text: there are zero bytes in it, as in pictures, documents and archives. "
-            f"A text file was expected, or a table ({', '.join(TABLES)})."
-        )
-
-
-_ERRORS: dict[Modality, str] = {"picture": "strict", "text": "replace"}
-
-
-def _read_csv(path: Path, delimiter: str, errors: str) -> tuple[list[str], list[Record]]:
-    csv.field_size_limit(2**31 - 1)  # a text may be a book
-    with path.open(encoding="utf-8-sig", newline="", errors=errors) as file:
-        header = file.readline()
-        if delimiter == "," and "," not in header and ";" in header:
-            delimiter = ";"  # what spreadsheets write where the comma is a decimal point
-        file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            names = next(reader, [])
-            records = [_csv_record(path, names, cells, reader.line_num) for cells in reader if cells]
-        except csv.Error as error:
-            raise DataError(f"The table {path} is broken at line {reader.line_num}: {error}.") from None
-    _check_unique(path, names)
-    return names, records
-
-
-def _csv_record(path: Path, names: list[str], cells: list[str], line: int) -> Record:
-    if len(cells) != len(names):
-        raise DataError(
-            f"Line {line} of {path} has {len(cells)} cells where the header has {len(names)}; "
-            "quote cells that contain the separator."
-        )
-    return Record(f"line {line}", dict(zip(names, cells, strict=True)))
-
-
-def _check_unique(path: Path, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"The table {path} names a column twice: {twice}; rename one of them.")
-
-
-def _read_json_lines(path: Path, errors: str) -> tuple[list[str], list[Record]]:
-    records = []
-    with path.open(encoding="utf-8-sig", errors=errors) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                records.append(Record(f"line {number}", _json_object(path, number, line)))
-    names = dict.fromkeys(name for record in records for name in record.cells)
-    return list(names), records
-
-
-def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"Line {number} of {path} is not JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise DataError(
-            f'Line {number} of {path} is {type(value).__name__}; an object like {{"path": "a.jpg", '
-            '"label": "crow"}} was expected.'
-        )
-    return value
-
-
-def _read_parquet(path: Path) -> tuple[list[str], Iterator[Record]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, ValueError) as error:
-        first = str(error).split("\n")[0]
-        raise DataError(f"The table {path} is not readable as Parquet: {first}.") from None
-    names = list(table.column_names)
-    _check_unique(path, names)
-    rows = enumerate(_parquet_rows(table), start=1)
-    return names, (Record(f"row {number}", row) for number, row in rows)
-
-
-def _parquet_rows(table: Any) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches():
-        yield from batch.to_pylist()
 
 
 def find_columns(path: Path, names: list[str], settings: DataSettings, modality: Modality) -> Columns:
