@@ -324,6 +324,9 @@ def test_the_command_line_takes_texts(model: str, table: Path, tmp_path: Path, c
     found = json.loads(call("predict", run, "--text", "the film was fine", "--json", "--device", "cpu"))
     assert found["predictions"][0]["id"] == "item 0"
     assert json.loads(call("evaluate", run, table, "--json", "--device", "cpu"))["n"] == 60
+    asked = ("--strategy", "probe", "--set", "contrast=1", "--out", tmp_path / "drawn")
+    shown = call("train", table, "--backbone", model, "--device", "cpu", *asked)
+    assert "Measured on" not in shown and "Unmeasured" in shown  # every label trained: no empty table
     told = json.loads(call("inspect", model, "--json"))
     assert told["stages"][0]["name"] == "embeddings"
 

@@ -489,13 +489,14 @@ def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) ->
 
 def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -> None:
     from graft.terminal import result_table
-    from graft.wording import finding_lines, kept_lines
+    from graft.wording import finding_lines, kept_lines, scores_of
 
     if as_json:
         folder = str(run.folder)
         print_json({"run": folder, "bundle": str(bundle.path), **bundle.metrics})
         return
-    console.print(result_table([(bundle.plan["strategy"], bundle.metrics)]))
+    if any(scores_of(bundle.metrics)):
+        console.print(result_table([(bundle.plan["strategy"], bundle.metrics)]))
     for line in (*kept_lines(bundle.metrics), *finding_lines(bundle.metrics.get("findings", ()))):
         console.print(line, markup=False, soft_wrap=True)
     page = run.folder / "report.html"

@@ -134,7 +134,7 @@ def result_table(rows: Iterable[tuple[str, dict[str, Any]]]) -> Table:
 
     Of multi-label results the score is the mean average precision, of others the accuracy.
     """
-    rows = [(name, metrics) for name, metrics in rows if scores_of(metrics)]
+    rows = list(rows)
     several = any(
         "mean_average_precision" in found for _, metrics in rows for _, found in scores_of(metrics)
     )
