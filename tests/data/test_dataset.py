@@ -153,3 +153,13 @@ def test_files_are_decoded_in_threads_and_come_as_one_by_one(
     assert torch.equal(together, torch.stack([picture for picture, _, _ in one_by_one]))
     assert numbers.tolist() == [5, 0, 3, 5]
     assert seen and all(name.startswith("read") for name in seen)
+
+
+def test_what_was_decoded_before_is_taken_without_threads(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.data.dataset.pixel_store", PixelStore(10**9))
+    (first,) = loader(pictures, [[0, 1, (2, 1)]])
+    monkeypatch.setattr("graft.data.dataset.read_in_threads", None)
+    (second,) = loader(pictures, [[0, 1, (2, 1)]])
+    assert torch.equal(first[0], second[0])

@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -68,9 +67,12 @@ class Pictures(Dataset[Any]):
         return self._prepare(index, self._decode(number_of(index)))
 
     def __getitems__(self, indices: Sequence[Index]) -> list[Sample]:
-        """Of several, files are decoded in threads, but not in a worker, which is one of many processes."""
+        """What is to be decoded is so in threads, but not in a worker, which is one of many processes.
+
+        Threads that find a picture decoded would only take the interpreter's lock from each other.
+        """
         numbers = [number_of(index) for index in indices]
-        alone = len(numbers) == 1 or get_worker_info() is not None or not self._of_files
+        alone = get_worker_info() is not None or sum(not self._at_hand(each) for each in set(numbers)) < 2
         decoded = (map if alone else read_in_threads)(self._decode, numbers)
         return [self._prepare(index, each) for index, each in zip(indices, decoded, strict=True)]
 
@@ -124,10 +126,14 @@ class Pictures(Dataset[Any]):
         """What decides inputs beside the preprocessing and the items' content: how pixels were read."""
         return [self.items.max_value, self.items.max_pixels]
 
-    @cached_property
-    def _of_files(self) -> bool:
-        """Whether there is anything to decode: arrays are pixels already."""
-        return bool(self.items.sources) and to_be_decoded(self.items.sources[0])
+    def _at_hand(self, number: int) -> bool:
+        """Whether there is nothing to decode: it is pixels already, or was decoded before."""
+        return not to_be_decoded(self.items.sources[number]) or pixel_store.holds(self._key(number))
+
+    def _key(self, number: int) -> tuple[Any, ...]:
+        """What decides the decoded pixels."""
+        items, how = self.items, self.preprocess
+        return items.digests[number], how.least_side, how.channels, items.max_value, items.max_pixels
 
     def _decode(self, number: int) -> Decoded:
         items, how = self.items, self.preprocess
@@ -145,8 +151,7 @@ class Pictures(Dataset[Any]):
         try:
             if not to_be_decoded(source):
                 return read()  # it is in memory as it is
-            key = (items.digests[number], how.least_side, how.channels, items.max_value, items.max_pixels)
-            return pixel_store.get(key, read, keep=self.keep)
+            return pixel_store.get(self._key(number), read, keep=self.keep)
         except UnreadableImage as error:
             raise DataError(
                 f"{self.items.ids[number]} cannot be read any more: {error.reason}. It could be "

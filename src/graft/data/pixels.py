@@ -47,6 +47,11 @@ class PixelStore:
                 self._shrink()
         return picture
 
+    def holds(self, key: Hashable) -> bool:
+        """Whether the picture is at hand now."""
+        with self._lock:
+            return key in self._pictures
+
     def resize(self, limit: int) -> None:
         """Hold at most ``limit`` bytes from now on."""
         with self._lock:
