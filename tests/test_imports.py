@@ -74,7 +74,7 @@ OWNERS = {
     "bitsandbytes": {"adapters/quantizing.py"},
     "datasets": {"data/hub_sets.py"},
     "peft": {"adapters/injection.py"},
-    "pyarrow": {"data/cells.py", "embedding.py"},
+    "pyarrow": {"data/tabular.py", "embedding.py"},
     "captum": {"reporting/attribution.py"},
     "jinja2": {"reporting/pages.py"},
     "matplotlib": {

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from graft.data.arrays import list_arrays, picture_row, text_row
-from graft.data.cells import TABLES
 from graft.data.duplicates import find_contradictions, find_leaks
 from graft.data.folder import list_folder, list_tree
 from graft.data.hub_sets import PREFIX, list_hub
@@ -39,6 +38,7 @@ from graft.data.items import (
 )
 from graft.data.scan import Progress, Scanned, max_pixels_of, scan_rows, set_aside
 from graft.data.table import list_table, list_tables, list_texts
+from graft.data.tabular import TABLES
 from graft.data.validation import share_by_size, split_off
 from graft.errors import DataError, suggest
 from graft.recipe import DataSettings

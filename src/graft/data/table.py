@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.data.cells import TABLES, Record, read_cells, read_lines
 from graft.data.items import (
     REPLACED,
     SPLIT_NAMES,
@@ -36,6 +35,7 @@ from graft.data.items import (
     show_labels,
     whole_text,
 )
+from graft.data.tabular import TABLES, Record, read_cells, read_lines
 from graft.errors import DataError, suggest
 
 if TYPE_CHECKING:
