@@ -19,11 +19,13 @@ def main() -> None:
     def console(*, stderr: bool = False) -> Any:
         return Console(stderr=True, highlight=False) if stderr else screen
 
-    cli._console = console  # type: ignore[assignment]
+    cli.make_console = console
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder) / "demo"
         cli.run_demo(out=here, seed=0)
         svg = screen.export_svg(title="make demo", clear=False)
+    if "Probability" not in svg:
+        raise SystemExit("Nothing was recorded: the demo prints to another console than the one given to it.")
     target = Path(__file__).parent / "demo.svg"
     target.write_text(svg.replace(folder + "/", ""))
     print(target)
