@@ -25,7 +25,9 @@ def main() -> None:
         cli.run_demo(out=here, seed=0)
         svg = screen.export_svg(title="make demo", clear=False)
     if "Probability" not in svg:
-        raise SystemExit("Nothing was recorded: the demo prints to another console than the one given to it.")
+        raise SystemExit(
+            "Nothing was recorded: the demo prints to another console than the one given to it."
+        )
     target = Path(__file__).parent / "demo.svg"
     target.write_text(svg.replace(folder + "/", ""))
     print(target)
