@@ -2,10 +2,11 @@
 
     python benchmarks/speed.py ROW… --cifar DIR [--photos DIR] [--peers PYTHON] [--threads 2]
 
-Rows: probe, split, vit, step, strategies, race, head, large-head, decode, memory, start-up. DIR is a folder
-with train/CLASS and test/CLASS; PYTHON that of an environment with fastai, transformers, accelerate, timm
-and lightning (rows step and race). What is compared runs in turn, several times, in one run; figures are
-medians. Every row is kept in results/speed.json and shown in results/speed.md, with the machine it ran on.
+Rows: probe, forward, split, vit, step, strategies, race, head, head-10k, large-head, decode, memory,
+start-up. DIR is a folder with train/CLASS and test/CLASS; PYTHON that of an environment with fastai,
+transformers, accelerate, timm and lightning (rows step and race). What is compared runs in turn, several
+times, in one run; figures are medians. Every row is kept in results/speed.json and shown in
+results/speed.md, with the machine it ran on.
 """
 
 from __future__ import annotations

@@ -8,11 +8,9 @@ weights, and gives the plain network back.
 from __future__ import annotations
 
 import copy
-import logging
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -25,6 +23,7 @@ from graft.backbones.assembly import state_digest
 from graft.backbones.contract import Adapters, Backbone, Stage, Target
 from graft.backbones.truncation import is_within, leaf_names
 from graft.errors import RecipeError
+from graft.logs import silenced
 from graft.recipe import AdapterSettings
 from graft.seeds import mix
 
@@ -82,7 +81,7 @@ def inject(
         RecipeError: peft is not installed.
     """
     try:
-        with _silent("bitsandbytes"):  # which warns of kernels for 4 bits that nobody asked for
+        with silenced("bitsandbytes"):  # which warns of kernels for 4 bits that nobody asked for
             from peft import LoraConfig
             from peft.tuners.lora import LoraModel
     except ModuleNotFoundError:
@@ -128,18 +127,6 @@ def take_out(trunk: nn.Module) -> None:
     close_attention(trunk)
     if hasattr(trunk, "peft_config"):
         del trunk.peft_config
-
-
-@contextmanager
-def _silent(library: str) -> Iterator[None]:
-    """Without the warnings that the library's modules log."""
-    logger = logging.getLogger(library)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def lora_layers(trunk: nn.Module) -> dict[str, Any]:

@@ -7,12 +7,10 @@ of a model's features is not used: some heads keep a layer before the classifier
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.hub import MissingFileError, fetch_from_hub, fetch_from_url
 from graft.backbones.local_weights import State, load_state, read_linear_head, read_weights
 from graft.errors import BackboneError, suggest
+from graft.logs import silenced
 
 INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest"}
 
@@ -237,22 +236,10 @@ def read_preprocess(config: Any) -> Preprocess:
 
 
 def _create(name: str, **options: Any) -> Any:
-    with _quiet_log(), warnings.catch_warnings():
+    with silenced("timm"), warnings.catch_warnings():
         # A stem made for colour says that other channels will not work; that is a refusal here.
         warnings.filterwarnings("error", message=".*in_chans.* may not work")
         return timm.create_model(name, **options)
-
-
-@contextmanager
-def _quiet_log() -> Iterator[None]:
-    """Without timm's own account of loading: what matters of it is raised as an error."""
-    logger = logging.getLogger("timm")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _size_options(config: Any, size: int | None) -> dict[str, Any]:

@@ -136,10 +136,9 @@ def list_records(path: Path, columns: Columns, records: list[Record], settings: 
 
 def _joined(classes: Collection[str]) -> Iterator[str]:
     """Classes that are others with a sign between them, as a cell with several labels would make them."""
+    known = set(classes)
     for name in classes:
-        if any(
-            sign in name and {each.strip() for each in name.split(sign)} <= set(classes) for sign in "|;,"
-        ):
+        if any(sign in name and {each.strip() for each in name.split(sign)} <= known for sign in "|;,"):
             yield name
 
 
