@@ -125,6 +125,21 @@ def test_a_phase_that_reuses_is_charged_with_what_is_frozen_once_for_each_view(s
     assert seconds(reuse__store=False) - ten > 0.7 * 10 * 3 * SLOW
 
 
+def test_phases_that_thaw_one_after_the_other_are_charged_with_one_pass(splits: Splits) -> None:
+    backbone = slow_below()
+    settings = {"strategy": "gradual:1", "head_init": "random", "epochs": 2}
+
+    def seconds(**more: Any) -> list[float]:
+        plan = plan_for(backbone, splits, **settings, **more)
+        return [cost.seconds for cost in measure_costs(backbone, splits, plan).values()]
+
+    first, *others = seconds(reuse__views=1)[:3]
+    assert first > (3 + 1) * SLOW  # three batches to train on, and one to validate with
+    assert len(others) == 2 and max(others) < SLOW
+    first, *others = seconds(reuse__views=20)[:3]
+    assert min(others) > 3 * SLOW, "they see other views"
+
+
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch) -> float:
     """Decoding takes at least so many seconds a picture, where it is measured."""

@@ -69,7 +69,12 @@ OWNERS = {
         "backbones/grouping.py",
         "backbones/hf.py",
     },
-    "torchvision": {"backbones/torchvision.py", "backbones/catalog.py", "data/transforms.py"},
+    "torchvision": {
+        "backbones/torchvision.py",
+        "backbones/catalog.py",
+        "data/transforms.py",
+        "data/random_views.py",
+    },
     "accelerate": {"engine.py"},
     "bitsandbytes": {"adapters/quantizing.py"},
     "datasets": {"data/hub_sets.py"},

@@ -14,7 +14,8 @@ import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,10 +28,10 @@ from graft.data.dataset import Batch
 from graft.data.image import Decoded, decode_reduced
 from graft.data.items import Splits, to_be_decoded
 from graft.data.pixels import pixel_store
+from graft.data.random_views import Preset, augment
 from graft.data.texts import Texts
 from graft.data.threads import read_in_threads
-from graft.data.transforms import Preset, augment
-from graft.feeding import Feed, Source, feed_for
+from graft.feeding import Feed, Source, feed_for, views_seen
 from graft.inference import BATCH, count_views
 from graft.numerics import to_device
 from graft.plan import Phase, Plan
@@ -120,17 +121,17 @@ class Reading:
             decoded = 0 if part in self.known else items
             self.known.add(part)
         if preset not in self.prepare:
-            self._view(self.samples[0], preset)  # warms up
-            seconds, _ = _timed(lambda: [self._view(each, preset) for each in self.samples])
+            self._views(preset)  # warms up
+            seconds, _ = _timed(lambda: self._views(preset))
             self.prepare[preset] = seconds / len(self.samples)
         return decoded * self.decode + passes * items * self.prepare[preset]
 
     def inputs(self) -> Tensor:
         """[B, K, h, w] of the samples."""
-        return torch.stack([self._view(each, "none") for each in self.samples])
+        return self._views("none")
 
-    def _view(self, picture: Decoded, preset: Preset) -> Tensor:
-        return augment(picture.pixels, self.how, preset, seed=0)
+    def _views(self, preset: Preset) -> Tensor:
+        return augment([each.pixels for each in self.samples], self.how, preset, range(len(self.samples)))
 
 
 @dataclass
@@ -164,13 +165,15 @@ class _Course:
     def __init__(self, run: State, reading: Reading | Tokenising) -> None:
         self.run, self.reading = run, reading
         self.adapted: set[str] = set()
+        self.known: dict[object, set[int]] = defaultdict(set)  # views whose states are there, by place
         self.forward = _evaluation_seconds(run, reading.inputs())
         processes, data = run.engine.processes, run.plan.data
         self.train, self.val = -(-data.train // processes), -(-data.val // processes)  # of one process
 
     def cost(self, number: int) -> Cost:
-        phase = self.run.plan.phases[number - 1]
-        self.run.position = replace(self.run.position, phase=number - 1)
+        phase, before = self.run.plan.phases[number - 1], self.run.plan.phases[: number - 1]
+        epochs_before = sum(each.train.epochs for each in before if isinstance(each, Phase))
+        self.run.position = replace(self.run.position, phase=number - 1, epochs_before=epochs_before)
         if isinstance(phase, Phase):
             return self._cost_of_training(phase)
         seconds = self._adaptation(phase.adapt) + self._pass() if isinstance(phase, Solve) else 0.0
@@ -196,7 +199,7 @@ class _Course:
         seconds = self._adaptation(train.adapt)
         run.begin_phase(phase)
         with feed_for(run, phase) as feed:
-            seconds += self._validation(feed, train.epochs + 1)
+            seconds += self._validation(phase, feed, train.epochs + 1)
             set_modes(run, train)
             lower, passes = self._lower(feed, phase)
             step, steps, memory = _measure_steps(run, phase, feed)
@@ -210,12 +213,22 @@ class _Course:
         train = phase.train
         if not isinstance(feed.train, States):
             return 0.0, train.epochs
-        views = 1 if train.augmentation == "none" else min(phase.views or train.epochs, train.epochs)
+        new = len(self._new(phase, feed, "train", views_seen(phase, self.run.position.epochs_before)))
         share = -(-min(train.batch_size, len(feed.train)) // self.run.engine.processes)
-        fills = views * phase.steps_per_epoch * math.ceil(share / feed.train.lower.batch)
-        return fills * _lower_seconds(feed.train.lower, self.reading.inputs()), views
+        fills = new * phase.steps_per_epoch * math.ceil(share / feed.train.lower.batch)
+        return fills * _lower_seconds(feed.train.lower, self.reading.inputs()), new
 
-    def _validation(self, feed: Feed, passes: int) -> float:
+    def _new(self, phase: Phase, feed: Feed, part: str, views: Collection[int]) -> set[int]:
+        """The views whose states are computed now; with them those of what a pass comes by are known."""
+        assert phase.reuse is not None
+        drawn = (part, phase.train.augmentation, phase.train.flip) if part == "train" else part
+        new = set(views) - self.known[drawn, phase.reuse.place]
+        self.known[drawn, phase.reuse.place] |= new
+        for place, later in feed.coming.items():
+            self.known[drawn, place] |= new & later if part == "train" else new
+        return new
+
+    def _validation(self, phase: Phase, feed: Feed, passes: int) -> float:
         """Seconds of meeting the validation data so many times; of states, inside the feed."""
         if feed.val is None:
             return 0.0
@@ -224,9 +237,11 @@ class _Course:
             return self._overlapped(passes * self.val * self.forward, reading)
         states, seconds = _stored(feed.val, feed.val.typical(BATCH))
         upper = seconds / len(states[0]) + _evaluation_seconds(self.run, states[0])
-        fills = math.ceil(self.val / feed.val.lower.batch)
+        once = len(self._new(phase, feed, "val", {0}))
+        fills = once * math.ceil(self.val / feed.val.lower.batch)
         lower = fills * _lower_seconds(feed.val.lower, self.reading.inputs())
-        return passes * self.val * upper + self._overlapped(lower, self.reading.seconds("val", self.val, 1))
+        reading = self.reading.seconds("val", self.val, once)
+        return passes * self.val * upper + self._overlapped(lower, reading)
 
     def _overlapped(self, compute: float, reading: float) -> float:
         workers = self.run.plan.numerics.workers

@@ -2,13 +2,16 @@
 
 Where the plan reuses what is frozen, the trunk takes states for as long as the phase lasts, and training
 and validation read them from the store. What comes before and after a phase sees the whole network.
+
+Of gradual unfreezing each phase begins further below. What a pass for the first comes by on its way up is
+kept for the others, so that all of them together take one pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
@@ -20,8 +23,8 @@ from graft.numerics import Forward
 from graft.plan import Phase
 from graft.reuse.folding import resting
 from graft.reuse.split import find_split, split_trunk
-from graft.reuse.states import Lower, States, open_space
-from graft.reuse.store import NOWHERE
+from graft.reuse.states import Further, Lower, States, open_space
+from graft.reuse.store import NOWHERE, Space
 from graft.state import State
 from graft.stepping import set_modes
 
@@ -30,10 +33,14 @@ Source = Inputs | States
 
 @dataclass(frozen=True)
 class Feed:
-    """Where a phase takes its training and its validation items from; ``val``: None without such data."""
+    """Where a phase takes its training and its validation items from; ``val``: None without such data.
+
+    ``coming``: the lower places that are filled on the way, as of :func:`coming_by`.
+    """
 
     train: Source
     val: Source | None
+    coming: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -46,14 +53,66 @@ def feed_for(run: State, phase: Phase) -> Iterator[Feed]:
         yield Feed(inputs, val)
         return
     set_modes(run, phase.train)
-    with _lower_part(run, reuse.place) as lower:
-        together = min(Forward().batch, -(-phase.train.batch_size // run.engine.processes))
-        fast = Lower(lower, run.engine.device, run.engine.autocast, together)
-        exact = Lower(lower, run.engine.device)  # as validation computes
+    together = min(Forward().batch, -(-phase.train.batch_size // run.engine.processes))
+    fast = partial(Lower, device=run.engine.device, autocast=run.engine.autocast, batch=together)
+    exact = partial(Lower, device=run.engine.device)  # as validation computes
+    precision = run.plan.numerics.precision
+    coming = coming_by(
+        run.plan.phases,
+        run.position.phase,
+        epochs_before=run.position.epochs_before,
+        items=len(inputs) + (0 if val is None else len(val)),
+        room=run.store.limit,
+    )
+    later = _further(run, inputs, fast, coming, precision)
+    later_val = () if val is None else _further(run, val, exact, coming, "fp32")
+    with _lower_part(run, reuse.place) as below:
         yield Feed(
-            _states(run, inputs, fast, reuse.place, run.plan.numerics.precision),
-            None if val is None else _states(run, val, exact, reuse.place, "fp32"),
+            _states(run, inputs, fast(below), reuse.place, precision, later),
+            None if val is None else _states(run, val, exact(below), reuse.place, "fp32", later_val),
+            coming,
         )
+
+
+def coming_by(
+    phases: Sequence[object], number: int, *, epochs_before: int, items: int, room: int
+) -> dict[int, frozenset[int]]:
+    """Lower places whose states phases after ``number`` will read, each with the views that they will see.
+
+    Only while nothing below such a place changes: then a pass for the one phase serves the others as well.
+    And only as many as fit into ``room`` bytes beside each other, of ``items``. ``epochs_before``: of the
+    phases before that one.
+    """
+    phase = phases[number]
+    found: dict[int, frozenset[int]] = {}
+    if not isinstance(phase, Phase) or phase.reuse is None:
+        return found
+    lowest, before = phase.reuse.place, epochs_before + phase.train.epochs
+    room -= items * phase.reuse.row_bytes * len(views_seen(phase, epochs_before))
+    for later in phases[number + 1 :]:
+        if not isinstance(later, Phase) or later.reuse is None or later.train.adapt:
+            break
+        drawn_alike = all(
+            getattr(later.train, name) == getattr(phase.train, name) for name in ("augmentation", "flip")
+        )
+        if later.reuse.place > lowest or not drawn_alike:
+            break
+        if later.reuse.place < lowest:
+            views, lowest = views_seen(later, before), later.reuse.place
+            room -= items * later.reuse.row_bytes * len(views)
+            if room < 0:
+                break
+            found[lowest] = views
+        before += later.train.epochs
+    return found
+
+
+def views_seen(phase: Phase, epochs_before: int) -> frozenset[int]:
+    """The numbers of the views that a phase takes; pictures that stay as they are have one."""
+    if phase.train.augmentation == "none":
+        return frozenset({0})
+    epochs = range(epochs_before, epochs_before + phase.train.epochs)
+    return frozenset(epochs if phase.views is None else (epoch % phase.views for epoch in epochs))
 
 
 @contextmanager
@@ -79,15 +138,44 @@ def _lower_part(run: State, place: int) -> Iterator[Callable[[Tensor], Tensor]]:
         yield lower
 
 
-def _states(run: State, inputs: Inputs, lower: Lower, place: int, precision: str) -> States:
-    backbone, trunk = run.backbone, run.model.trunk
-    space = open_space(
+def _further(
+    run: State,
+    inputs: Inputs,
+    make: Callable[[Callable[[Tensor], Tensor]], Lower],
+    coming: Mapping[int, frozenset[int]],
+    precision: str,
+) -> tuple[Further, ...]:
+    """Where to keep what a pass comes by at these places."""
+    found = []
+    for place, views in coming.items():
+        with _lower_part(run, place) as below:
+            space = _space(run, inputs, make(below), place, precision)
+        entry = run.backbone.stages[place].entry
+        assert entry is not None  # or it would be no place
+        module = run.model.trunk.get_submodule(entry)
+        found.append(Further(module, run.backbone.preprocess.pack, space, views))
+    return tuple(found)
+
+
+def _states(
+    run: State,
+    inputs: Inputs,
+    lower: Lower,
+    place: int,
+    precision: str,
+    further: tuple[Further, ...] = (),
+) -> States:
+    return States(inputs, lower, _space(run, inputs, lower, place, precision), further)
+
+
+def _space(run: State, inputs: Inputs, lower: Lower, place: int, precision: str) -> Space:
+    """The space of the states below the stage of this number."""
+    return open_space(
         run.store or NOWHERE,
-        backbone,
-        trunk,
+        run.backbone,
+        run.model.trunk,
         lower,
         inputs,
-        upper=backbone.stages[place:],
+        upper=run.backbone.stages[place:],
         precision=precision,
     )
-    return States(inputs, lower, space)

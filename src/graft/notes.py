@@ -55,7 +55,7 @@ def notes_on_reuse(
         size = f"{max(1, round(items * reuse.row_bytes * kept / 1e6)):,} MB"
         where = "The backbone" if reuse.above == "head" else f"What lies below {reuse.above}"
         if views:
-            times = "once" if kept == 1 else f"{kept} times, for as many views,"
+            times = "at most once" if kept == 1 else f"at most {kept} times, for as many views,"
             what = "text" if ask.takes_text else "picture"
             yield f"{where} runs {times} on each {what} in phase {number + 1}; at most {size} are kept."
         else:

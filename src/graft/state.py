@@ -23,7 +23,7 @@ from graft.batchnorm import running_norms
 from graft.checkpoint import Checkpoint, Checkpoints, Position, copy_tensors, optimizer_tensors
 from graft.data.inputs import Inputs, open_inputs
 from graft.data.items import Items, Splits
-from graft.data.transforms import Preset
+from graft.data.random_views import Preset
 from graft.engine import Engine, start_engine
 from graft.errors import TrainingError
 from graft.leaders import Leaders

@@ -18,8 +18,9 @@ from graft.backbones.contract import Preprocess
 from graft.data.dataset import Pictures, loader, view_seed
 from graft.data.image import decode_reduced
 from graft.data.pixels import PixelStore
+from graft.data.random_views import DRAWN
 from graft.data.splits import read_items, read_splits
-from graft.data.transforms import DRAWN, preprocess
+from graft.data.transforms import preprocess
 from graft.errors import DataError
 from graft.recipe import DataSettings
 

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from graft.data.image import Decoded, decode_reduced
 from graft.data.items import number_of, to_be_decoded
 from graft.data.pixels import pixel_store
+from graft.data.random_views import DRAWN, Preset, augment
 from graft.data.threads import read_in_threads
-from graft.data.transforms import DRAWN, Preset, augment, preprocess
+from graft.data.transforms import preprocess
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError, GraftError
 from graft.schedule import cut_batches
@@ -64,7 +65,7 @@ class Pictures(Dataset[Any]):
         return len(self.items)
 
     def __getitem__(self, index: Index) -> Sample:
-        return self._prepare(index, self._decode(number_of(index)))
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[Index]) -> list[Sample]:
         """What is to be decoded is so in threads, but not in a worker, which is one of many processes.
@@ -74,17 +75,27 @@ class Pictures(Dataset[Any]):
         numbers = [number_of(index) for index in indices]
         alone = get_worker_info() is not None or sum(not self._at_hand(each) for each in set(numbers)) < 2
         decoded = (map if alone else read_in_threads)(self._decode, numbers)
-        return [self._prepare(index, each) for index, each in zip(indices, decoded, strict=True)]
+        ready = self._prepare(decoded, [self._seed(index) for index in indices])
+        return [(each, self.target(number), number) for each, number in zip(ready, numbers, strict=True)]
 
-    def _prepare(self, index: Index, decoded: Decoded) -> Sample:
-        """The decoded picture as the network takes it, or the view that is drawn of it."""
-        number, view = index if isinstance(index, tuple) else (index, None)
-        if view is None or self.preset == "none":
-            ready = preprocess(decoded.pixels, self.preprocess, whole=decoded.size)
-        else:
-            seed = view_seed(self.seed, view, self.items.digests[number])
-            ready = augment(decoded.pixels, self.preprocess, self.preset, seed, flip=self.flip)
-        return ready, self.target(number), number
+    def _prepare(self, decoded: Iterable[Decoded], seeds: Sequence[int | None]) -> Iterable[Tensor]:
+        """Decoded pictures as the network takes them, or as the views that seeds draw of them."""
+        how, views = self.preprocess, [seed for seed in seeds if seed is not None]
+        if len(views) == len(seeds):
+            return augment((each.pixels for each in decoded), how, self.preset, views, flip=self.flip)
+        return [
+            preprocess(each.pixels, how, whole=each.size)
+            if seed is None
+            else augment([each.pixels], how, self.preset, [seed], flip=self.flip)[0]
+            for each, seed in zip(decoded, seeds, strict=True)
+        ]
+
+    def _seed(self, index: Index) -> int | None:
+        """Of the view of it, or None where the picture is taken as in evaluation."""
+        if self.preset == "none" or not isinstance(index, tuple):
+            return None
+        number, view = index
+        return view_seed(self.seed, view, self.items.digests[number])
 
     def target(self, number: int) -> int | Tensor:
         """As of ``Items``."""
@@ -112,13 +123,10 @@ class Pictures(Dataset[Any]):
 
     def identity(self, index: Index) -> str:
         """What decides an item's input beside the preprocessing: its content, and the view drawn of it."""
-        number, view = index if isinstance(index, tuple) else (index, None)
-        digest = self.items.digests[number]
-        if view is None or self.preset == "none":
+        digest, seed = self.items.digests[number_of(index)], self._seed(index)
+        if seed is None:
             return digest
-        drawn = (
-            f"{digest} {self.preset} {DRAWN[self.preset]} {self.flip} {view_seed(self.seed, view, digest)}"
-        )
+        drawn = f"{digest} {self.preset} {DRAWN[self.preset]} {self.flip} {seed}"
         return hashlib.blake2b(drawn.encode(), digest_size=16).hexdigest()
 
     @property

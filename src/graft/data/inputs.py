@@ -7,8 +7,8 @@ from typing import TypeAlias
 from graft.backbones.contract import Encoding, Intake
 from graft.data.dataset import Pictures
 from graft.data.items import Items
+from graft.data.random_views import Preset
 from graft.data.texts import Texts
-from graft.data.transforms import Preset
 
 Inputs: TypeAlias = Pictures | Texts
 """``batches`` gives tensors; ``order``, ``cut`` and ``groups`` say which items go together."""

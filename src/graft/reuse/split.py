@@ -17,22 +17,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from graft.backbones.contract import NOISE_LENGTH, Backbone, Encoding, Intake
+from graft.backbones.contract import NOISE_LENGTH, Backbone, Encoding, Intake, Stage
 from graft.backbones.truncation import is_within
 from graft.errors import BackboneError
 from graft.reuse.forwards import replace_forward, restore_forwards
 
 TRIED_WITH = 3  # items; shapes were noted with another number, so that none is taken for fixed
 CLOSE = 1e-5  # absolute plus relative, between the features of the split and of the whole network
+
+# By trunk. A split does not depend on values; adapters and another input size make another trunk or key.
+_tried: WeakKeyDictionary[nn.Module, dict[tuple[int, tuple[Stage, ...], Intake], Split | None]]
+_tried = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -79,15 +84,27 @@ class _Reached(Exception):
 def find_split(backbone: Backbone, below: int) -> Split | None:
     """The highest split with at most ``below`` stages under it; None where there is none.
 
-    Costs two passes of a few blank pictures for each stage that is tried. The trunk is left as it was.
+    Costs some passes of a few blank pictures for each stage that is tried the first time. The trunk is left
+    as it was.
     """
     for place in range(min(below, len(backbone.stages) - 1), 0, -1):
-        entry = backbone.stages[place].entry
-        if entry is not None:
-            split = _note(backbone, place, entry)
-            if split is not None and _holds(backbone, split):
-                return split
+        split = _split_at(backbone, place)
+        if split is not None:
+            return split
     return None
+
+
+def _split_at(backbone: Backbone, place: int) -> Split | None:
+    """The split at ``place``, if there is one; what was tried of a trunk once is known of it."""
+    entry = backbone.stages[place].entry
+    if entry is None:
+        return None
+    known = _tried.setdefault(backbone.trunk, {})
+    key = (place, backbone.stages, backbone.preprocess)
+    if key not in known:
+        split = _note(backbone, place, entry)
+        known[key] = split if split is not None and _holds(backbone, split) else None
+    return known[key]
 
 
 @contextmanager
@@ -118,6 +135,23 @@ def split_trunk(
     finally:
         hook.remove()
         restore_forwards(replaced)
+
+
+@contextmanager
+def noting_states(entries: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Inside, a pass leaves here what is handed up to each of these entries of stages, not packed yet."""
+    noted: dict[nn.Module, Tensor] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if module not in noted:  # it may be called again further above
+            noted[module] = args[0].clone()  # its stage may write over it
+
+    hooks = [entry.register_forward_pre_hook(note) for entry in entries]
+    try:
+        yield noted
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass

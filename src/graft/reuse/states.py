@@ -31,6 +31,7 @@ from graft.data.inputs import Inputs
 from graft.data.items import Index, number_of
 from graft.numerics import Forward, to_device
 from graft.reuse.folding import noise_for
+from graft.reuse.split import noting_states
 from graft.reuse.store import Space, Store
 
 _LIBRARIES = {  # that make inputs and states
@@ -61,19 +62,49 @@ class Lower:
         """The states of at most ``together`` items, computed among blanks; on the CPU, channels last."""
         full = inputs.new_zeros(self.together(inputs), *inputs.shape[1:])
         full[: len(inputs)] = inputs
+        return self.compute_alone(full)[: len(inputs)]
+
+    def compute_alone(self, inputs: Tensor) -> Tensor:
+        """The states of ``inputs``, however many they are: the bits may be others than among blanks."""
         with torch.no_grad(), self.autocast():
-            found = self.run(to_device(full, self.device))
-        found = found[: len(inputs)].cpu()
-        return found.permute(0, 2, 3, 1).contiguous() if found.ndim == 4 else found.contiguous()
+            return _laid_out(self.run(to_device(inputs, self.device)))
+
+
+@dataclass(frozen=True)
+class Further:
+    """A place further below, which a pass through the lower part comes by, and where its states are kept.
+
+    ``entry``: the module that is handed them; ``pack`` as of the network's intake. ``views``: of which
+    they will be wanted; those of other views are let go.
+    """
+
+    entry: nn.Module
+    pack: Callable[[Tensor, Tensor], Tensor]
+    space: Space
+    views: frozenset[int] = frozenset()
+
+    def wanted(self, inputs: Inputs, indices: Sequence[Index]) -> set[str]:
+        """The keys of those that will be asked for, perhaps as another view that is the same."""
+        found = set()
+        for index in indices:
+            number, key = number_of(index), inputs.identity(index)
+            views = {inputs.identity((number, view)) for view in self.views}
+            if key not in self.space and (index == number or key in views):
+                found.add(key)
+        return found
 
 
 @dataclass(frozen=True)
 class States:
-    """Items as states; takes the place of ``Inputs`` where batches are wanted."""
+    """Items as states; takes the place of ``Inputs`` where batches are wanted.
+
+    ``further``: what is kept on the way, for later.
+    """
 
     inputs: Inputs
     lower: Lower
     space: Space
+    further: tuple[Further, ...] = ()
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -123,7 +154,8 @@ class States:
                     torch.tensor(numbers),
                 )
         finally:  # also where the run is interrupted
-            self.space.flush()
+            for space in (self.space, *(each.space for each in self.further)):
+                space.flush()
 
     def _load(self, groups: list[list[Index]], workers: int) -> Iterator[Tensor]:
         """Inputs of each group in turn."""
@@ -134,10 +166,17 @@ class States:
     def _compute(self, group: Sequence[Index], inputs: Tensor) -> dict[str, Tensor]:
         rows: dict[str, Tensor] = {}
         size = self.lower.together(inputs)
-        keys = [self.inputs.identity(index) for index in group]
         for start in range(0, len(inputs), size):
-            part = inputs[start : start + size]
-            rows |= zip(keys[start : start + size], _rows_of(self.lower.compute(part), part), strict=True)
+            part, indices = inputs[start : start + size], group[start : start + size]
+            keys = [self.inputs.identity(index) for index in indices]
+            asked = [(each, some) for each in self.further if (some := each.wanted(self.inputs, indices))]
+            with noting_states([each.entry for each, _ in asked]) as noted:
+                found = self.lower.compute(part)
+            rows |= zip(keys, _rows_of(found, part), strict=True)
+            for each, some in asked:
+                state = each.pack(noted[each.entry][: len(part)].cpu(), part)
+                own = zip(keys, _rows_of(_laid_out(state), part), strict=True)
+                each.space.add({key: row for key, row in own if key in some})
         self.space.add(rows)
         return rows
 
@@ -148,6 +187,12 @@ def _rows_of(states: Tensor, inputs: Tensor) -> list[Tensor]:
         return list(states)
     lengths = (inputs[:, 0] != PADDING).sum(1).tolist()
     return [row[:length] for row, length in zip(states, lengths, strict=True)]
+
+
+def _laid_out(states: Tensor) -> Tensor:
+    """On the CPU, channels last."""
+    states = states.cpu()
+    return states.permute(0, 2, 3, 1).contiguous() if states.ndim == 4 else states.contiguous()
 
 
 def _batch_of(rows: list[Tensor]) -> Tensor:
@@ -173,12 +218,11 @@ def open_space(
     ``what`` names rows that are not simply the state below ``upper``.
     """
     intake = backbone.preprocess
-    noise = noise_for(intake)[: lower.batch]
     libraries = _LIBRARIES["text" if backbone.takes_text else "picture"]
     below = what or (upper[0].name if upper else "the head")
     identity = {
         "values": tensors_digest(_lower_values(trunk, upper)),
-        "behaviour": _digest(lower.compute(noise)),
+        "behaviour": _digest(lower.compute_alone(noise_for(intake))),
         "below": below,
         "preprocess": intake.to_dict(),
         "reading": inputs.reading,

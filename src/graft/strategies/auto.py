@@ -6,6 +6,7 @@ They speak of shares, standard errors and items a class, never of particular dat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ from graft.strategies.named import scratch
 from graft.strategies.texts import choose_for_texts, reasons_for_texts
 
 if TYPE_CHECKING:
-    from graft.data.transforms import Preset
+    from graft.data.random_views import Preset
     from graft.evidence import Depth, Evidence, Mirrored, RateTrial
 
 KNOWN = 0.1  # information below which the features say next to nothing about the labels
@@ -36,17 +37,19 @@ ENOUGH_TO_TRY = 30  # items in the median class, a fifth of which can tell rates
 class Habit:
     """How to train in a domain: the body's peak rate, and for how long.
 
-    About ``steps`` steps or ``fewest`` epochs, whichever is more, but at most ``epochs`` epochs.
+    About ``steps`` steps or ``fewest`` epochs, whichever is more, but at most ``epochs`` epochs. Where
+    these have fewer steps, the rate is higher by the root of what is missing, at most ``faster`` times.
     """
 
     rate: float
     steps: int
     fewest: int
     epochs: int
+    faster: float = 1.0
 
 
 HABITS: dict[Domain, Habit] = {
-    "near": Habit(3e-4, steps=200, fewest=15, epochs=50),
+    "near": Habit(3e-4, steps=200, fewest=15, epochs=36, faster=1.4),
     "between": Habit(3e-4, steps=600, fewest=20, epochs=200),
     "far": Habit(1e-3, steps=600, fewest=20, epochs=200),
 }
@@ -80,7 +83,7 @@ def choose(ask: Ask, _: str) -> tuple[Step, ...]:
         return (ask.solve("probe", batchnorm=batchnorm),)
     whole = ask.phase(
         "all stages",
-        flat(ask.stages, decision.rate),
+        flat(ask.stages, _rate(ask, decision)),
         epochs=_length(ask, decision),
         augmentation=AUGMENTATION,
         flip=decision.flips,
@@ -112,9 +115,15 @@ def reasons(ask: Ask, _: str) -> Iterator[str]:
     habit, epochs = HABITS[decision.domain], _length(ask, decision)
     if decision.moves and epochs > habit.fewest and ask.recipe.epochs is None and "epochs" not in asked:
         count = f"{ask.steps_per_epoch} step{'s' * (ask.steps_per_epoch > 1)}"
+        quicker = _rate(ask, decision) / decision.rate
         yield (
             f"{epochs} epochs, for one has {count}, and the body wants about "
-            f"{habit.steps} of them, in {habit.epochs} epochs at most."
+            f"{habit.steps} of them, in {habit.epochs} epochs at most"
+            + (
+                f"; with fewer, at {quicker:.2g} times the rate."
+                if quicker > 1 and "lr" not in asked
+                else "."
+            )
         )
 
 
@@ -122,6 +131,15 @@ def _length(ask: Ask, decision: Decision) -> int:
     """Epochs in which the body moves."""
     habit = HABITS[decision.domain]
     return ask.epochs(habit.fewest, steps=habit.steps, most=habit.epochs)
+
+
+def _rate(ask: Ask, decision: Decision) -> float:
+    """The body's peak rate; higher where the epochs end before there were enough steps."""
+    habit = HABITS[decision.domain]
+    if ask.recipe.epochs is not None or decision.rate != habit.rate:  # as asked, or found by a trial
+        return decision.rate
+    share = _length(ask, decision) * ask.steps_per_epoch / habit.steps
+    return decision.rate * min(habit.faster, max(1.0, math.sqrt(1 / share)))
 
 
 def views(ask: Ask, steps: Sequence[Step]) -> Views:
