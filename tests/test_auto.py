@@ -108,6 +108,8 @@ def test_many_epochs_are_explained(domain: str, per_epoch: int, settings: Any, s
         ("near", 3, {}, (200 / 108) ** 0.5),
         ("near", 1, {}, 1.4),
         ("near", 3, {"epochs": 36}, 1.0),  # as asked: nothing is missing
+        ("near", 3, {"phase": {"2": {"epochs": 200}}}, 1.0),
+        ("near", 3, {"phase": {"2": {"batch_size": 8}}}, 1.0),
         ("far", 1, {}, 1.0),
     ],
 )
@@ -120,6 +122,9 @@ def test_near_pictures_that_are_too_few_for_the_steps_move_faster(
     assert train.rates.stages["top"] == pytest.approx(times * habit.rate)
     asked = planned(found, per_epoch=per_epoch, train__lr=1e-5, **settings)[-1]
     assert asked.rates.stages["top"] == 1e-5
+    trial = {"trial": RateTrial(losses={3e-4: 0.5})}
+    as_tried = planned(found.model_copy(update=trial), per_epoch=per_epoch, **settings)[-1]
+    assert as_tried.rates.stages["top"] == 3e-4
     ask = Ask(read_recipe(**settings), STAGES, per_epoch, True, validates=False, evidence=found)
     assert any(f"at {times:.2g} times the rate" in words for words in notes_of(ask)) == (times > 1)
 

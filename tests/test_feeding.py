@@ -186,8 +186,13 @@ def test_what_a_pass_comes_by_is_kept_for_whom_it_serves(splits: Splits) -> None
     def changed(phase: Phase, **values: Any) -> Phase:
         return phase.model_copy(update={"train": phase.train.model_copy(update=values)})
 
-    for other in ({"augmentation": "light"}, {"flip": not second.train.flip}, {"adapt": ("stem",)}):
+    others = ({"augmentation": "light"}, {"flip": not second.train.flip}, {"adapt": ("stem",)})
+    for other in (*others, {"batch_size": 4}, {"sampling": "balanced"}):
         assert wanted(first, changed(second, **other), third) == {}
+    balanced = [changed(phase, sampling="balanced") for phase in (first, second, third)]
+    assert wanted(*balanced) == {}, "their epochs take further views of what is drawn again"
+    many = [phase.model_copy(update={"views": 20}) for phase in (first, second, third)]
+    assert wanted(*many) == {2: {6}, 1: {7, 8, 9, 10, 11}}
     assert first.reuse is not None and second.reuse is not None
     both = 10 * (3 * first.reuse.row_bytes + second.reuse.row_bytes)
     assert wanted(first, second, third, room=both) == {2: {0}}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import graft
 from graft import forward_trial
@@ -58,6 +59,21 @@ def test_folding_is_work_left_out_so_that_any_gain_counts(monkeypatch: pytest.Mo
     found = choose()
     assert found is not None
     assert found.forward == Forward(folded=True)
+
+
+def test_where_nothing_can_be_folded_that_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, lambda how: 4.0 - how.folded)
+    backbone = make_tiny()
+    backbone.trunk.stem, backbone.trunk.middle, backbone.trunk.top = (
+        nn.Sequential(*modules)
+        for modules in (
+            (nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.ReLU()),
+            (nn.BatchNorm2d(8), nn.Conv2d(8, 12, 3), nn.ReLU()),
+            (nn.BatchNorm2d(12), nn.Conv2d(12, 16, 3), nn.ReLU()),
+        )
+    )
+    found = choose_forward(backbone, coloured(10).train, CPU, passes=1, seed=0)
+    assert found == Choice(Forward(), 1.0)
 
 
 def test_what_changes_features_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import graft
-from graft import records
+from graft import feeding, records
 from graft.backbones import load_backbone
 from graft.backbones.contract import Backbone
 from graft.bundle import load_bundle
@@ -142,6 +142,25 @@ def test_a_split_trains_as_the_whole_network_does(backbone: Backbone, table: Pat
     moved = [name for name in one if not torch.equal(one[name], load_whole(backbone).get(name, one[name]))]
     assert any("layer.2" in name for name in moved) and not any("layer.1" in name for name in moved)
     assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-5) for name in one)
+
+
+def test_states_kept_on_the_way_are_those_that_would_be_computed(
+    backbone: Backbone, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming, places, ends = feeding.coming_by, [], []
+
+    def watched(*given: Any, **how: Any) -> dict[int, frozenset[int]]:
+        places.append(found := coming(*given, **how))
+        return found
+
+    for way in (watched, lambda *_, **__: {}):
+        monkeypatch.setattr(feeding, "coming_by", way)
+        monkeypatch.setenv("GRAFT_STORE", str(tmp_path / f"store {len(ends)}"))
+        out = tmp_path / f"run {len(ends)}"
+        bundle = graft.train(table, backbone=backbone, strategy="gradual:1", out=out, **settings(epochs=3))
+        ends.append(bundle.model.state_dict())
+    assert any(places)
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 def load_whole(backbone: Backbone) -> dict[str, torch.Tensor]:

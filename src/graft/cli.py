@@ -168,7 +168,9 @@ def show_planned(
     with reading(console) as told:
         prepared = prepare(asked, progress=told)
     show_problems(console, prepared.splits.problems)
-    costs = measure_costs(prepared.backbone, prepared.splits, prepared.plan)
+    costs = measure_costs(
+        prepared.backbone, prepared.splits, prepared.plan, limit=prepared.recipe.reuse.limit_bytes
+    )
     show_plan(console, prepared.plan, costs)
     if as_json:
         values = json.loads(prepared.plan.to_json())

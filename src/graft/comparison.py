@@ -280,5 +280,7 @@ def _count_steps(
 
 
 def _memory(prepared: Prepared) -> int:
-    costs = measure_costs(prepared.backbone, prepared.splits, prepared.plan)
+    costs = measure_costs(
+        prepared.backbone, prepared.splits, prepared.plan, limit=prepared.recipe.reuse.limit_bytes
+    )
     return max(cost.bytes for cost in costs.values())

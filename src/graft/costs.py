@@ -36,7 +36,7 @@ from graft.inference import BATCH, count_views
 from graft.numerics import to_device
 from graft.plan import Phase, Plan
 from graft.reuse.states import Lower, States
-from graft.reuse.store import Store
+from graft.reuse.store import LIMIT, Store
 from graft.selection import count_candidates
 from graft.state import State
 from graft.stepping import Stepper, set_modes, stepper_for
@@ -62,10 +62,10 @@ class Cost:
     steps: int
 
 
-def measure_costs(backbone: Backbone, splits: Splits, plan: Plan) -> dict[int, Cost]:
-    """The cost of each phase, by its number in the plan (from 1)."""
+def measure_costs(backbone: Backbone, splits: Splits, plan: Plan, *, limit: int = LIMIT) -> dict[int, Cost]:
+    """The cost of each phase, by its number in the plan (from 1); ``limit``: of the store, in bytes."""
     with tempfile.TemporaryDirectory(prefix="graft-costs-") as folder:
-        run = State(backbone, splits, plan, None, Store(Path(folder)))
+        run = State(backbone, splits, plan, None, Store(Path(folder), limit))
         source = run.inputs(splits.train)
         reading = Tokenising.measured(source) if isinstance(source, Texts) else Reading.measured(run)
         course = _Course(run, reading)

@@ -21,6 +21,7 @@ from graft.data.items import Items
 from graft.errors import TrainingError
 from graft.numerics import Forward
 from graft.plan import Phase
+from graft.recipe import room_of
 from graft.reuse.folding import resting
 from graft.reuse.split import find_split, split_trunk
 from graft.reuse.states import Further, Lower, States, open_space
@@ -29,6 +30,8 @@ from graft.state import State
 from graft.stepping import set_modes
 
 Source = Inputs | States
+ALIKE = ("augmentation", "flip", "batch_size", "sampling", "objective")
+"""What two phases must have in common that one may read the states of the other."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def feed_for(run: State, phase: Phase) -> Iterator[Feed]:
         run.position.phase,
         epochs_before=run.position.epochs_before,
         items=len(inputs) + (0 if val is None else len(val)),
-        room=run.store.limit,
+        room=room_of(run.store.limit),
     )
     later = _further(run, inputs, fast, coming, precision)
     later_val = () if val is None else _further(run, val, exact, coming, "fp32")
@@ -85,17 +88,15 @@ def coming_by(
     """
     phase = phases[number]
     found: dict[int, frozenset[int]] = {}
-    if not isinstance(phase, Phase) or phase.reuse is None:
-        return found
+    if not isinstance(phase, Phase) or phase.reuse is None or phase.train.sampling != "shuffled":
+        return found  # what is drawn again in an epoch has further views
     lowest, before = phase.reuse.place, epochs_before + phase.train.epochs
     room -= items * phase.reuse.row_bytes * len(views_seen(phase, epochs_before))
     for later in phases[number + 1 :]:
         if not isinstance(later, Phase) or later.reuse is None or later.train.adapt:
             break
-        drawn_alike = all(
-            getattr(later.train, name) == getattr(phase.train, name) for name in ("augmentation", "flip")
-        )
-        if later.reuse.place > lowest or not drawn_alike:
+        alike = all(getattr(later.train, name) == getattr(phase.train, name) for name in ALIKE)
+        if later.reuse.place > lowest or not alike:
             break
         if later.reuse.place < lowest:
             views, lowest = views_seen(later, before), later.reuse.place

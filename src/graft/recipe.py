@@ -143,7 +143,12 @@ class ReuseSettings(Frozen):
     @property
     def room(self) -> int:
         """Bytes that one run may count on."""
-        return self.limit_bytes // 2
+        return room_of(self.limit_bytes)
+
+
+def room_of(limit: int) -> int:
+    """Bytes that one run may count on, of a store of ``limit``."""
+    return limit // 2
 
 
 class AdapterSettings(Frozen):

@@ -65,6 +65,19 @@ def test_a_view_does_not_depend_on_what_is_computed_beside_it(
         assert torch.equal(augment(iter(pictures), SMALL, preset, range(9)), torch.stack(alone))
 
 
+@pytest.mark.parametrize("preset", ["light", "standard"])
+def test_a_view_does_not_depend_on_the_number_of_threads(preset: Preset) -> None:
+    how, threads = Preprocess(size=(224, 224), resize=256), torch.get_num_threads()
+    views = []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            views.append(view(noise(3, 250, 300), how, preset, 4))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(each, views[0]) for each in views)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_view_is_a_function_of_its_seed(preset: Preset, channels: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import avg_pool2d
 from graft.backbones import from_module, load_backbone
 from graft.backbones.contract import Backbone
 from graft.recipe import read_recipe
-from graft.reuse.split import find_split, split_trunk
+from graft.reuse.split import find_split, noting_states, split_trunk
 from small import TINY, make_tiny
 
 FAMILIES = (
@@ -149,3 +150,33 @@ def test_a_module_that_serves_below_and_above_is_not_skipped_above() -> None:
 
 def test_no_stage_below_is_no_split() -> None:
     assert find_split(make_tiny(), 0) is None
+
+
+def test_a_network_is_tried_once_and_anew_where_its_stages_or_inputs_differ() -> None:
+    backbone = make_tiny()
+    calls: list[int] = []
+    backbone.trunk.stem[0].register_forward_hook(lambda *_: calls.append(1))
+
+    def tries(one: Backbone) -> bool:
+        calls.clear()
+        assert find_split(one, 2) is not None
+        return bool(calls)
+
+    larger = replace(backbone, preprocess=replace(backbone.preprocess, size=(12, 12)))
+    fewer = replace(backbone, stages=backbone.stages[:-1])
+    assert [tries(one) for one in (backbone, backbone, larger, fewer, fewer, make_tiny())] == [
+        *(True, False, True),
+        *(True, False, False),
+    ]
+
+
+def test_states_are_noted_as_they_were_handed_up_first() -> None:
+    """Whatever their stage does to them, and where it is called again."""
+    entry = nn.ReLU(inplace=True)
+    first = torch.tensor([-1.0, 2.0])
+    with torch.no_grad(), noting_states([entry]) as noted:
+        entry(first)
+        entry(torch.tensor([5.0]))
+    assert noted[entry].tolist() == [-1.0, 2.0]
+    entry(torch.tensor([7.0]))
+    assert noted[entry].tolist() == [-1.0, 2.0]

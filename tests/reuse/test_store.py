@@ -262,3 +262,15 @@ def test_the_store_lives_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.delenv("GRAFT_STORE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert store_folder() == tmp_path / "graft" / "store"
+
+
+def test_what_is_used_stays_though_another_space_wants_its_room(tmp_path: Path) -> None:
+    store = Store(tmp_path, 3 * row("a").nbytes)
+    one, other = (store.space({"what": name}, {}) for name in ("one", "other"))
+    fill(one, ["a", "b"])
+    fill(other, ["c", "d"])
+    assert set(one.read(["a", "b"])) == {"a", "b"}
+    assert other.unkept == 2
+    del one
+    fill(other, ["c", "d"])
+    assert set(other.read(["c", "d"])) == {"c", "d"}

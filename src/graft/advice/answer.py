@@ -217,7 +217,7 @@ def _within(prepared: Prepared, limits: Limits) -> tuple[Plan | None, Measured |
         return None, None, tuple(hard)
     least: Measured | None = None
     for tried in _candidates(prepared):
-        costs = measure_costs(backbone, prepared.splits, tried)
+        costs = measure_costs(backbone, prepared.splits, tried, limit=prepared.recipe.reuse.limit_bytes)
         least = _measured(costs, latency, megabytes)
         slow = limits.minutes is not None and least.seconds > 60 * limits.minutes
         large = limits.memory is not None and least.gigabytes > limits.memory

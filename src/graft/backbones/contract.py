@@ -49,6 +49,12 @@ class Preprocess:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     max_value: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("size", "resize", "mean", "std"):  # lists are no keys
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+
     @property
     def channels(self) -> int:
         """K, the number of input channels."""

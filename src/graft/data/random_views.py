@@ -36,7 +36,6 @@ LEAST: dict[Preset, float] = {"light": 0.8, "standard": 0.8, "aggressive": 0.35}
 DEGREES, SHIFT = 15, 0.1  # to either side; the shift is a share of the side
 JITTER, HUE = 0.2, 0.1  # more or less of brightness, contrast and saturation; of the circle of hues
 AT_ONCE = 2**14  # pixels of the views of one computation: more would not stay in the processor's cache
-_LUMA = (0.299, 0.587, 0.114)
 _one_at_a_time = threading.Lock()  # the CPU generator is borrowed, and there is only one
 
 
@@ -156,11 +155,17 @@ def _jittered(views: Tensor, draws: Tensor) -> Tensor:
     bright, contrast, saturation = (1 - JITTER + 2 * JITTER * draws[:, :3]).float().T[..., None]
     turn = (6 * HUE * (1 - 2 * draws[:, 3:])).float()
     colours = views.flatten(2)
-    grey = sum(weight * channel for weight, channel in zip(_LUMA, colours.unbind(1), strict=True))
-    assert isinstance(grey, torch.Tensor)
-    shared = bright * (contrast * (1 - saturation) * grey + (1 - contrast) * grey.mean(1, keepdim=True))
+    grey = _grey(colours)
+    mean = _grey(colours.mean(2, keepdim=True))  # not of grey: a sum to one number is cut by threads
+    shared = bright * (contrast * (1 - saturation) * grey + (1 - contrast) * mean)
     changed = torch.addcmul(shared[:, None], (bright * contrast * saturation)[:, None], colours)
     return _hue_turned(changed.clamp_(0, 1), turn).view_as(views)
+
+
+def _grey(colours: Tensor) -> Tensor:
+    """[N, 3, n] -> [N, n]."""
+    red, green, blue = colours.unbind(1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def _hue_turned(colours: Tensor, by: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -35,9 +35,9 @@ from graft.reuse.forwards import replace_forward, restore_forwards
 TRIED_WITH = 3  # items; shapes were noted with another number, so that none is taken for fixed
 CLOSE = 1e-5  # absolute plus relative, between the features of the split and of the whole network
 
-# By trunk. A split does not depend on values; adapters and another input size make another trunk or key.
-_tried: WeakKeyDictionary[nn.Module, dict[tuple[int, tuple[Stage, ...], Intake], Split | None]]
-_tried = WeakKeyDictionary()
+_Found: TypeAlias = "dict[tuple[int, tuple[Stage, ...], Intake], Split]"
+_found: WeakKeyDictionary[nn.Module, _Found] = WeakKeyDictionary()
+"""By trunk. No split depends on values; adapters and another input size make another trunk or key."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,17 @@ def find_split(backbone: Backbone, below: int) -> Split | None:
 
 
 def _split_at(backbone: Backbone, place: int) -> Split | None:
-    """The split at ``place``, if there is one; what was tried of a trunk once is known of it."""
+    """The split at ``place``, if there is one; what was found of a trunk once is known of it."""
     entry = backbone.stages[place].entry
     if entry is None:
         return None
-    known = _tried.setdefault(backbone.trunk, {})
+    known = _found.setdefault(backbone.trunk, {})
     key = (place, backbone.stages, backbone.preprocess)
     if key not in known:
         split = _note(backbone, place, entry)
-        known[key] = split if split is not None and _holds(backbone, split) else None
+        if split is None or not _holds(backbone, split):
+            return None
+        known[key] = split
     return known[key]
 
 

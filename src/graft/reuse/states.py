@@ -85,13 +85,14 @@ class Further:
 
     def wanted(self, inputs: Inputs, indices: Sequence[Index]) -> set[str]:
         """The keys of those that will be asked for, perhaps as another view that is the same."""
-        found = set()
-        for index in indices:
-            number, key = number_of(index), inputs.identity(index)
-            views = {inputs.identity((number, view)) for view in self.views}
-            if key not in self.space and (index == number or key in views):
-                found.add(key)
-        return found
+        keys = ((inputs.identity(index), index) for index in indices)
+        return {key for key, index in keys if key not in self.space and self._sees(inputs, index, key)}
+
+    def _sees(self, inputs: Inputs, index: Index, key: str) -> bool:
+        if not isinstance(index, tuple) or index[1] in self.views:
+            return True
+        # Where pictures stay as they are, and of texts, any view is the same as any other.
+        return bool(self.views) and inputs.identity((index[0], min(self.views))) == key
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,10 @@ def open_space(
         "below": below,
         "preprocess": intake.to_dict(),
         "reading": inputs.reading,
-        "arithmetic": [lower.device.type, precision, lower.batch, *(version(name) for name in libraries)],
+        "arithmetic": [
+            *(lower.device.type, _processor(lower.device), precision, lower.batch),
+            *(version(name) for name in libraries),
+        ],
     }
     about = {
         "backbone": backbone.source.id,
@@ -235,6 +239,13 @@ def open_space(
         "precision": precision,
     }
     return store.space(identity, about)
+
+
+def _processor(device: torch.device) -> str:
+    """What kernels are chosen by, beside the size of a batch."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return str(torch.backends.cpu.get_cpu_capability())
 
 
 def _lower_values(trunk: nn.Module, upper: Sequence[Stage]) -> dict[str, Tensor]:

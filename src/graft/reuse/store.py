@@ -21,11 +21,12 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -47,15 +48,20 @@ class Store:
 
     folder: Path
     limit: int = LIMIT
+    used: WeakSet[Space] = field(default_factory=WeakSet, repr=False, compare=False)
+    """The spaces that are read from or written to now."""
 
     def space(self, identity: Mapping[str, Any], about: Mapping[str, Any]) -> Space:
         """The space of this ``identity`` (plain values); ``about`` is kept for those who look."""
         text = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
         folder = self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
-        return Space(self, folder, dict(about))
+        found = Space(self, folder, dict(about))
+        self.used.add(found)
+        return found
 
-    def make_room(self, size: int, keep: set[Path]) -> bool:
-        """Remove the longest unused chunks, but none of ``keep``, until ``size`` more bytes fit."""
+    def make_room(self, size: int) -> bool:
+        """Remove the longest unused chunks, but none that is used, until ``size`` more bytes fit."""
+        keep = {path for space in self.used for path in space.chunks}
         chunks = sorted(self._chunks(), key=lambda chunk: chunk[2])
         held = sum(each for _, each, _ in chunks)
         for path, each, _ in chunks:
@@ -77,7 +83,7 @@ NOWHERE = Store(Path(os.devnull), 0)
 """Keeps nothing: what is asked of it is computed."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Space:
     """Rows that were made in one way. Not for use by several threads."""
 
@@ -95,6 +101,11 @@ class Space:
 
     def __post_init__(self) -> None:
         self.refresh()
+
+    @property
+    def chunks(self) -> Iterable[Path]:
+        """The files of rows that were met or written here."""
+        return self._chunks.keys()
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows or key in self._waiting
@@ -157,7 +168,7 @@ class Space:
 
     def _write(self, keys: list[str], rows: Tensor, sizes: list[int]) -> Path | None:
         listed, cuts = json.dumps(keys), json.dumps(sizes)
-        if not self.store.make_room(rows.nbytes + len(listed) + len(cuts) + _HEADER, set(self._chunks)):
+        if not self.store.make_room(rows.nbytes + len(listed) + len(cuts) + _HEADER):
             return None
         name = uuid.uuid4().hex
         part, path = self.folder / f"{name}{PART_ENDING}", self.folder / f"{name}{CHUNK_ENDING}"

@@ -135,8 +135,9 @@ def _length(ask: Ask, decision: Decision) -> int:
 
 def _rate(ask: Ask, decision: Decision) -> float:
     """The body's peak rate; higher where the epochs end before there were enough steps."""
-    habit = HABITS[decision.domain]
-    if ask.recipe.epochs is not None or decision.rate != habit.rate:  # as asked, or found by a trial
+    habit, asked = HABITS[decision.domain], ask.recipe.phase.values()
+    longer = ask.recipe.epochs or any(each.epochs or each.batch_size for each in asked)
+    if longer or (ask.evidence is not None and ask.evidence.trial is not None):  # tried as it is
         return decision.rate
     share = _length(ask, decision) * ask.steps_per_epoch / habit.steps
     return decision.rate * min(habit.faster, max(1.0, math.sqrt(1 / share)))
