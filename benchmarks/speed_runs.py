@@ -48,7 +48,7 @@ def strategies(options: argparse.Namespace) -> Iterator[Row]:
     """
     yield _sharing(options, "strategies", "graft/resnet18-half-64", "1,000 pictures at 64", items=1000)
     name = "timm/vit_small_patch16_224:none"
-    yield _sharing(options, "strategies, transformer", name, "128 pictures at 224", items=128)
+    yield _sharing(options, "strategies, transformer", name, "96 pictures at 224", items=96)
 
 
 def _sharing(options: argparse.Namespace, row: str, backbone: str, pictures: str, *, items: int) -> Row:
