@@ -118,7 +118,7 @@ def fastai_fine_tune(train: Path, test: Path, weights: Path, epochs: int) -> tup
         vision_learner,
     )
 
-    class Clock(Callback):  # type: ignore[misc]
+    class Clock(Callback):
         def before_validate(self) -> None:
             self.started = time.perf_counter()
 

@@ -20,8 +20,9 @@ from graft.data.items import Splits
 from graft.data.pixels import pixel_store
 from graft.data.threads import thread_count
 from graft.inference import count_views, views_of
-from graft.plan import Plan, make_plan
+from graft.plan import Phase, Plan, make_plan
 from graft.recipe import DataSettings, read_recipe
+from graft.reuse.store import LIMIT
 from graft.state import State
 from small import TINY, TinyNet, make_tiny
 
@@ -129,15 +130,27 @@ def test_phases_that_thaw_one_after_the_other_are_charged_with_one_pass(splits: 
     backbone = slow_below()
     settings = {"strategy": "gradual:1", "head_init": "random", "epochs": 2}
 
-    def seconds(**more: Any) -> list[float]:
-        plan = plan_for(backbone, splits, **settings, **more)
-        return [cost.seconds for cost in measure_costs(backbone, splits, plan).values()]
+    def seconds(limit: int = LIMIT, **more: Any) -> list[float]:
+        plan = plan_for(backbone, splits, **settings | more)
+        return [cost.seconds for cost in measure_costs(backbone, splits, plan, limit=limit).values()]
 
     first, *others = seconds(reuse__views=1)[:3]
     assert first > (3 + 1) * SLOW  # three batches to train on, and one to validate with
     assert len(others) == 2 and max(others) < SLOW
     first, *others = seconds(reuse__views=20)[:3]
     assert min(others) > 3 * SLOW, "they see other views"
+    assert min(seconds(reuse__views=1, limit=1)[:3]) > 3 * SLOW, "there is no room for theirs"
+    assert min(seconds(reuse__views=1, phase={"2": {"batch_size": 4}})[:2]) > 3 * SLOW
+
+
+def test_states_are_charged_again_where_what_lies_below_has_moved(splits: Splits) -> None:
+    backbone = slow_below()
+    plan = plan_for(backbone, splits, strategy="gradual:1", head_init="random", epochs=2, reuse__views=1)
+    head, top, *_ = (phase for phase in plan.phases if isinstance(phase, Phase))
+    again = plan.model_copy(update={"phases": (head, top, head)})
+    costs = [cost.seconds for cost in measure_costs(backbone, splits, again).values()]
+    assert costs[1] < SLOW
+    assert costs[2] > 3 * SLOW
 
 
 @pytest.fixture

@@ -193,6 +193,8 @@ def test_what_a_pass_comes_by_is_kept_for_whom_it_serves(splits: Splits) -> None
     assert wanted(*balanced) == {}, "their epochs take further views of what is drawn again"
     many = [phase.model_copy(update={"views": 20}) for phase in (first, second, third)]
     assert wanted(*many) == {2: {6}, 1: {7, 8, 9, 10, 11}}
+    one, two, _ = many
+    assert wanted(one, two, two, two) == {2: {6, 7, 8}}, "of several that begin at one place"
     assert first.reuse is not None and second.reuse is not None
     both = 10 * (3 * first.reuse.row_bytes + second.reuse.row_bytes)
     assert wanted(first, second, third, room=both) == {2: {0}}

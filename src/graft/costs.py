@@ -15,7 +15,7 @@ import math
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ from graft.data.pixels import pixel_store
 from graft.data.random_views import Preset, augment
 from graft.data.texts import Texts
 from graft.data.threads import read_in_threads
-from graft.feeding import Feed, Source, feed_for, views_seen
+from graft.feeding import ALIKE, Feed, Source, feed_for, views_seen
 from graft.inference import BATCH, count_views
 from graft.numerics import to_device
 from graft.plan import Phase, Plan
@@ -165,7 +165,8 @@ class _Course:
     def __init__(self, run: State, reading: Reading | Tokenising) -> None:
         self.run, self.reading = run, reading
         self.adapted: set[str] = set()
-        self.known: dict[object, set[int]] = defaultdict(set)  # views whose states are there, by place
+        self.known: dict[tuple[object, int], set[int]] = defaultdict(set)
+        """Of which views the states are there, by what draws them and by place."""
         self.forward = _evaluation_seconds(run, reading.inputs())
         processes, data = run.engine.processes, run.plan.data
         self.train, self.val = -(-data.train // processes), -(-data.val // processes)  # of one process
@@ -192,6 +193,8 @@ class _Course:
     def _adaptation(self, stages: Sequence[str]) -> float:
         new = set(stages) - self.adapted
         self.adapted |= new
+        if new:
+            self._forget(0)
         return self._pass() if new else 0.0
 
     def _cost_of_training(self, phase: Phase) -> Cost:
@@ -205,6 +208,7 @@ class _Course:
             step, steps, memory = _measure_steps(run, phase, feed)
         reading = self.reading.seconds("train", self.train, passes, train.augmentation)
         seconds += self._overlapped(phase.steps * step + lower, reading)
+        self._forget(phase.reuse.place if phase.reuse else 0)
         run.average, run.optimizer_state = {}, {}
         return Cost(seconds, memory, steps)
 
@@ -213,20 +217,25 @@ class _Course:
         train = phase.train
         if not isinstance(feed.train, States):
             return 0.0, train.epochs
-        new = len(self._new(phase, feed, "train", views_seen(phase, self.run.position.epochs_before)))
+        assert phase.reuse is not None
+        drawn = "train", *(getattr(train, name) for name in ALIKE)
+        views = views_seen(phase, self.run.position.epochs_before)
+        new = self._new(drawn, phase.reuse.place, views, feed)
         share = -(-min(train.batch_size, len(feed.train)) // self.run.engine.processes)
         fills = new * phase.steps_per_epoch * math.ceil(share / feed.train.lower.batch)
         return fills * _lower_seconds(feed.train.lower, self.reading.inputs()), new
 
-    def _new(self, phase: Phase, feed: Feed, part: str, views: Collection[int]) -> set[int]:
-        """The views whose states are computed now; with them those of what a pass comes by are known."""
-        assert phase.reuse is not None
-        drawn = (part, phase.train.augmentation, phase.train.flip) if part == "train" else part
-        new = set(views) - self.known[drawn, phase.reuse.place]
-        self.known[drawn, phase.reuse.place] |= new
-        for place, later in feed.coming.items():
-            self.known[drawn, place] |= new & later if part == "train" else new
-        return new
+    def _new(self, drawn: object, place: int, views: frozenset[int], feed: Feed) -> int:
+        """Of how many views states are computed now; with them those of what a pass comes by are known."""
+        new = views - self.known[drawn, place]
+        for each in (place, *feed.coming):
+            self.known[drawn, each] |= new
+        return len(new)
+
+    def _forget(self, above: int) -> None:
+        """States above this place: what lies below them moves now."""
+        for key in [key for key in self.known if key[1] > above]:
+            del self.known[key]
 
     def _validation(self, phase: Phase, feed: Feed, passes: int) -> float:
         """Seconds of meeting the validation data so many times; of states, inside the feed."""
@@ -237,7 +246,8 @@ class _Course:
             return self._overlapped(passes * self.val * self.forward, reading)
         states, seconds = _stored(feed.val, feed.val.typical(BATCH))
         upper = seconds / len(states[0]) + _evaluation_seconds(self.run, states[0])
-        once = len(self._new(phase, feed, "val", {0}))
+        assert phase.reuse is not None
+        once = self._new("val", phase.reuse.place, frozenset({0}), feed)
         fills = once * math.ceil(self.val / feed.val.lower.batch)
         lower = fills * _lower_seconds(feed.val.lower, self.reading.inputs())
         reading = self.reading.seconds("val", self.val, once)

@@ -98,12 +98,14 @@ def coming_by(
         alike = all(getattr(later.train, name) == getattr(phase.train, name) for name in ALIKE)
         if later.reuse.place > lowest or not alike:
             break
-        if later.reuse.place < lowest:
-            views, lowest = views_seen(later, before), later.reuse.place
-            room -= items * later.reuse.row_bytes * len(views)
+        lowest = later.reuse.place
+        if lowest < phase.reuse.place:
+            known = found.get(lowest, frozenset())
+            new = views_seen(later, before) - known
+            room -= items * later.reuse.row_bytes * len(new)
             if room < 0:
                 break
-            found[lowest] = views
+            found[lowest] = known | new
         before += later.train.epochs
     return found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 SIDE = 8
@@ -32,6 +33,19 @@ def colours(seed: int = 0, channels: int = 3, side: int = SIDE) -> np.ndarray:
     """Random pixels, uint8 [side, side, channels]."""
     shape = (side, side, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Random pixels, uint8 of any shape."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def waves(height: int, width: int) -> np.ndarray:
+    """Smooth colours, uint8 [height, width, 3]."""
+    y, x = np.mgrid[0:height, 0:width]
+    each = [np.sin(x / 9 + i) * np.cos(y / 13) for i in range(3)]
+    return (np.stack(each, axis=2) * 100 + 128).astype(np.uint8)
 
 
 def grey3(values: np.ndarray) -> np.ndarray:

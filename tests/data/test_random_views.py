@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from odd_pictures import noise, waves
 from torchvision.transforms.v2.functional import (
     adjust_brightness,
     adjust_contrast,
@@ -27,15 +28,8 @@ PRESETS: list[Preset] = ["light", "standard", "aggressive"]
 SMALL = Preprocess(size=(24, 24), resize=28)
 
 
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-
-
 def smooth(height: int, width: int) -> torch.Tensor:
-    y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(x / 9 + i) * np.cos(y / 13) for i in range(3)]
-    return decode((np.stack(waves, axis=2) * 100 + 128).astype(np.uint8))
+    return decode(waves(height, width))
 
 
 def view(picture: torch.Tensor, how: Preprocess, preset: Preset, seed: int) -> torch.Tensor:
@@ -72,7 +66,7 @@ def test_a_view_does_not_depend_on_the_number_of_threads(preset: Preset) -> None
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            views.append(view(noise(3, 250, 300), how, preset, 4))
+            views.append(augment([noise(3, 250, 300)] * 8, how, preset, range(8)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(each, views[0]) for each in views)

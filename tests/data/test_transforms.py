@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from odd_pictures import noise, waves
 from PIL import Image
 
 from graft.backbones.contract import Preprocess
@@ -17,17 +18,6 @@ from graft.errors import DataError
 
 SMALL = Preprocess(size=(24, 24), resize=28)
 SIZES = [(8, 8), (37, 91), (300, 420), (420, 40), (1, 5)]
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(x / 9 + i) * np.cos(y / 13) for i in range(3)]
-    return (np.stack(waves, axis=2) * 100 + 128).astype(np.uint8)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -60,7 +50,7 @@ def test_equals_torchvisions_own(name: str, size: tuple[int, int]) -> None:
 def test_close_to_timms_pillow_pipeline(interpolation: str, size: tuple[int, int]) -> None:
     from timm.data import create_transform
 
-    array = smooth(*size)
+    array = waves(*size)
     own = create_transform((3, 48, 48), interpolation=interpolation, crop_pct=0.875)
     how = Preprocess(size=(48, 48), resize=54, interpolation=interpolation)
     found = preprocess(decode(array), how)

@@ -163,11 +163,17 @@ def test_a_network_is_tried_once_and_anew_where_its_stages_or_inputs_differ() ->
         return bool(calls)
 
     larger = replace(backbone, preprocess=replace(backbone.preprocess, size=(12, 12)))
-    fewer = replace(backbone, stages=backbone.stages[:-1])
-    assert [tries(one) for one in (backbone, backbone, larger, fewer, fewer, make_tiny())] == [
-        *(True, False, True),
-        *(True, False, False),
-    ]
+    *below, last, top = backbone.stages
+    named = replace(backbone, stages=(*below, replace(last, name="other"), top))
+    found = [tries(one) for one in (backbone, backbone, larger, named, named)]
+    assert found == [True, False, True, True, False]
+
+
+def test_lists_in_a_preprocessing_are_as_good_as_tuples() -> None:
+    backbone = make_tiny()
+    how = replace(TINY, mean=list(TINY.mean), std=list(TINY.std), size=list(TINY.size))  # type: ignore[arg-type]
+    assert how == TINY
+    assert find_split(replace(backbone, preprocess=how), 2) is not None
 
 
 def test_states_are_noted_as_they_were_handed_up_first() -> None:

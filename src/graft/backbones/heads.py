@@ -92,7 +92,7 @@ def replace_head(
         new.append(head)
     for holder in {id(m): m for m in (module, *_parents(module))}.values():
         if isinstance(getattr(holder, "num_classes", None), int):
-            holder.num_classes = classes  # type: ignore[assignment]
+            holder.num_classes = classes  # type: ignore[assignment] # torch declares tensors and modules only
     return new[0]
 
 

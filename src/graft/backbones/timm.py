@@ -217,9 +217,7 @@ def fetch_weights(name: str, config: Any) -> Path:
 
 def read_preprocess(config: Any) -> Preprocess:
     """Preprocessing as the weights were evaluated by timm."""
-    data: dict[str, Any] = resolve_model_data_config(  # type: ignore[no-untyped-call]
-        None, pretrained_cfg=config.to_dict()
-    )
+    data: dict[str, Any] = resolve_model_data_config(None, pretrained_cfg=config.to_dict())
     _, height, width = data["input_size"]
     resize: int | tuple[int, int]
     if data["crop_mode"] == "squash":

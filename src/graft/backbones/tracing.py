@@ -157,7 +157,7 @@ class _Recorder(TorchDispatchMode):
     """Sees every operation: which parameters it uses, what it reads and writes of the input's."""
 
     def __init__(self, module: nn.Module, example: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call] # torch's own is not annotated
         self.time = 0
         self.first_use: dict[str, int] = {}
         self.last_use: dict[str, int] = {}

@@ -109,7 +109,7 @@ class Pictures(Dataset[Any]):
         """The items in an order that is quick to compute: as they come."""
         return list(indices)
 
-    def cut(self, draws: Sequence[Any], batch_size: int, seed: int) -> list[list[Any]]:  # noqa: ARG002
+    def cut(self, draws: Sequence[Any], batch_size: int, seed: int) -> list[list[Any]]:  # noqa: ARG002 (as of texts)
         """Draws in batches of nearly equal size, in their order."""
         return cut_batches(draws, batch_size)
 

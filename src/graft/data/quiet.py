@@ -36,7 +36,7 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def _remove(ours: Any) -> None:
-    remove: Callable[[Any], None] = warnings.filters.remove  # type: ignore[attr-defined]
+    remove: Callable[[Any], None] = warnings.filters.remove  # type: ignore[attr-defined] # it is a list
     try:
         remove(ours)
     except ValueError:
