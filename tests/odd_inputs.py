@@ -32,8 +32,8 @@ AREAS = (
 )
 HEAD = """# Odd inputs
 
-This page lists what graft does with input that is unusual, damaged or hostile. Each line is a rule that a test states;
-`python tests/odd_inputs.py` writes the page from these tests.
+This page lists what graft does with input that is unusual, damaged or hostile. Each line is a rule that a
+test states; `python tests/odd_inputs.py` writes the page from these tests.
 """
 
 

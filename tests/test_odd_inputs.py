@@ -14,8 +14,8 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_a_rule_is_read_from_a_docstring(tmp_path: Path) -> None:
-    test = '@pytest.mark.odd_input("Texts")\ndef test_x():\n    """An empty text: it is\n    a row.\n\n    More."""\n'
-    (tmp_path / "test_a.py").write_text(test)
+    words = '"""An empty text: it is\n    a row.\n\n    More."""'
+    (tmp_path / "test_a.py").write_text(f'@pytest.mark.odd_input("Texts")\ndef test_x():\n    {words}\n')
     assert find_rules(tmp_path) == [Rule("Texts", "An empty text", "It is a row.")]
 
 
@@ -23,5 +23,5 @@ def test_a_rule_is_read_from_a_docstring(tmp_path: Path) -> None:
 def test_what_states_no_rule_is_named(tmp_path: Path, area: str, words: str) -> None:
     test = f'@pytest.mark.odd_input("{area}")\ndef test_x():\n    """{words}"""\n'
     (tmp_path / "test_a.py").write_text(test)
-    with pytest.raises(ValueError, match="test_a.py::test_x"):
+    with pytest.raises(ValueError, match=r"test_a\.py::test_x"):
         find_rules(tmp_path)
