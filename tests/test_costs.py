@@ -15,7 +15,8 @@ from graft.backbones import from_module
 from graft.backbones.contract import Backbone
 from graft.costs import Cost, Reading, measure_costs
 from graft.data import read_splits
-from graft.data.image import Decoded, decode_reduced
+from graft.data.content import read_picture
+from graft.data.image import Decoded
 from graft.data.items import Splits
 from graft.data.pixels import pixel_store
 from graft.data.threads import thread_count
@@ -160,9 +161,9 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> float:
 
     def decode(*given: Any, **how: Any) -> Decoded:
         time.sleep(seconds)
-        return decode_reduced(*given, **how)
+        return read_picture(*given, **how)
 
-    monkeypatch.setattr(module, "decode_reduced", decode)
+    monkeypatch.setattr(module, "read_picture", decode)
     return seconds
 
 

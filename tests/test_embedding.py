@@ -23,6 +23,7 @@ from graft.backbones.assembly import Request, resized
 from graft.backbones.contract import Backbone, Encoding
 from graft.bundle import load_bundle, make_bundle
 from graft.cli import main
+from graft.data.content import read_content
 from graft.data.dataset import Pictures
 from graft.data.items import Items
 from graft.embedding import Embedding, embed, embed_queries, load_maker, read_embedding
@@ -141,7 +142,8 @@ def alone(backbone: Backbone, said: Sequence[Any]) -> np.ndarray:
 def shown(backbone: Backbone, sources: Sequence[Any]) -> np.ndarray:
     """Features of pictures, plainly."""
     names = tuple(map(str, range(len(sources))))
-    inputs = Pictures(Items(tuple(sources), names, None, names), backbone.preprocess, keep=False)
+    digests = tuple(read_content(source, max_pixels=10**6)[1] for source in sources)
+    inputs = Pictures(Items(tuple(sources), names, None, digests), backbone.preprocess, keep=False)
     backbone.trunk.eval()
     with torch.no_grad():
         return backbone.trunk(torch.stack([inputs[number][0] for number in range(len(inputs))])).numpy()

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from graft.backbones.contract import Backbone, Preprocess
+from graft.data.content import read_picture
 from graft.data.dataset import Batch
-from graft.data.image import Decoded, decode_reduced
+from graft.data.image import Decoded
 from graft.data.items import Splits, to_be_decoded
 from graft.data.pixels import pixel_store
 from graft.data.random_views import Preset, augment
@@ -96,13 +97,7 @@ class Reading:
         assert isinstance(how, Preprocess)
 
         def decode(place: int) -> Decoded:
-            return decode_reduced(
-                items.sources[place],
-                how.least_side,
-                max_pixels=items.max_pixels,
-                channels=how.channels,
-                max_value=items.max_value,
-            )
+            return read_picture(items, place, channels=how.channels, least_side=how.least_side)
 
         decode(0)  # the first of all is slow
         count = min(SAMPLE, len(items))

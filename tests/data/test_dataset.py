@@ -79,9 +79,9 @@ def test_what_is_stored_of_a_view_rests_on_what_its_preset_draws(
     assert view != before[0] and others == list(before[1:])
 
 
-def test_changed_file_is_named(pictures: Pictures) -> None:
-    Path(pictures.items.sources[3]).write_bytes(b"gone")
-    with pytest.raises(DataError, match=r"owl/0\.png cannot be read any more: it is damaged"):
+def test_a_file_that_is_gone_is_named(pictures: Pictures) -> None:
+    Path(pictures.items.sources[3]).unlink()
+    with pytest.raises(DataError, match=r"owl/0\.png cannot be read any more: there is no such file"):
         pictures[3]
     with pytest.raises(DataError, match=r"^owl/0\.png cannot"):
         list(loader(pictures, [[0, 3]]))
@@ -148,7 +148,7 @@ def test_files_are_decoded_in_threads_and_come_as_one_by_one(
         seen.add(threading.current_thread().name)
         return decode_reduced(*given, **more)
 
-    monkeypatch.setattr("graft.data.dataset.decode_reduced", decode)
+    monkeypatch.setattr("graft.data.content.decode_reduced", decode)
     monkeypatch.setattr("graft.data.dataset.pixel_store", PixelStore(0))
     ((together, _, numbers),) = loader(pictures, [indices])
     assert torch.equal(together, torch.stack([picture for picture, _, _ in one_by_one]))

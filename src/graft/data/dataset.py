@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from graft.data.image import Decoded, decode_reduced
+from graft.data.content import read_picture
 from graft.data.items import number_of, to_be_decoded
 from graft.data.pixels import pixel_store
 from graft.data.random_views import DRAWN, Preset, augment
 from graft.data.threads import read_in_threads
 from graft.data.transforms import preprocess
-from graft.data.unreadable import UnreadableImage
-from graft.errors import DataError, GraftError
+from graft.errors import GraftError
 from graft.schedule import cut_batches
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from graft.backbones.contract import Preprocess
+    from graft.data.image import Decoded
     from graft.data.items import Index, Items
 
 Sample: TypeAlias = "tuple[Tensor, int | Tensor, int]"
@@ -51,7 +51,8 @@ class Pictures(Dataset[Any]):
     whether decoded pixels stay in memory, for the next time.
 
     Raises:
-        DataError: when an item is taken that can no longer be read; the message names it.
+        DataError: when an item is taken that can no longer be read, or that has changed since it was
+            scanned; the message names it.
     """
 
     items: Items
@@ -145,26 +146,13 @@ class Pictures(Dataset[Any]):
 
     def _decode(self, number: int) -> Decoded:
         items, how = self.items, self.preprocess
-        source = items.sources[number]
 
         def read() -> Decoded:
-            return decode_reduced(
-                source,
-                how.least_side,
-                max_pixels=items.max_pixels,
-                channels=how.channels,
-                max_value=items.max_value,
-            )
+            return read_picture(items, number, channels=how.channels, least_side=how.least_side)
 
-        try:
-            if not to_be_decoded(source):
-                return read()  # it is in memory as it is
-            return pixel_store.get(self._key(number), read, keep=self.keep)
-        except UnreadableImage as error:
-            raise DataError(
-                f"{self.items.ids[number]} cannot be read any more: {error.reason}. It could be "
-                "when the data was scanned; restore the file, or run again without it."
-            ) from None
+        if not to_be_decoded(items.sources[number]):
+            return read()  # it is in memory as it is
+        return pixel_store.get(self._key(number), read, keep=self.keep)
 
 
 def view_seed(seed: int, view: int, digest: str) -> int:

@@ -66,6 +66,7 @@ _JPEG = b"\xff\xd8\xff"
 _ORIENTATION, _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0112, 262, 0
 _HAS_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+_RAW_MODE = "graft raw mode"
 _KEY_SCALE = {"L;2": 85, "L;4": 17}  # a PNG's transparent grey is given at the file's own depth
 
 
@@ -95,7 +96,7 @@ def decode(
     """
     if isinstance(source, np.ndarray | torch.Tensor):
         return _from_array(source, channels, max_value)
-    with _told(source):
+    with as_unreadable(source):
         return _as_tensor(_pixels(source, max_pixels, channels, max_value), channels)
 
 
@@ -127,12 +128,12 @@ def decode_reduced(
     """
     if least_side is None or not isinstance(source, str | Path | bytes):
         return _whole(decode(source, max_pixels=max_pixels, channels=channels, max_value=max_value))
-    with _told(source):
+    with as_unreadable(source):
         data = source if isinstance(source, bytes) else read_bytes(source, max_pixels=max_pixels)
         if not data.startswith(_JPEG):
             return _whole(_as_tensor(_pixels(data, max_pixels, channels, max_value), channels))
         with _open(data) as picture:
-            turned = _orientation(picture) in (5, 6, 7, 8)  # those that swap the sides
+            turned = orientation_of(picture) in (5, 6, 7, 8)  # those that swap the sides
             height, width = picture.size if turned else picture.size[::-1]
             return Decoded(
                 _as_tensor(_flat(picture, max_pixels, channels, least_side=least_side), channels),
@@ -145,8 +146,8 @@ def _whole(pixels: torch.Tensor) -> Decoded:
 
 
 @contextlib.contextmanager
-def _told(source: Source) -> Iterator[None]:
-    """Pillow's warnings silenced, and whatever goes wrong told as ``UnreadableImage``."""
+def as_unreadable(source: Source) -> Iterator[None]:
+    """Silence Pillow's warnings, and raise whatever goes wrong in the block as ``UnreadableImage``."""
     where = display(str(source)) if isinstance(source, str | Path) else ""
     try:
         with quiet_pillow():
@@ -247,14 +248,8 @@ def _flat(
     max_value: float | None = None,
 ) -> NDArray[np.uint8]:
     """Decode, resolve the mode, lay over white, turn upright."""
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise UnreadableImage(
-            f"it has {width} x {height} pixels, more than data.max_megapixels = {max_pixels / 1e6:g} allows"
-        )
-    if width * height == 0:
-        raise UnreadableImage("it has no pixels")
-    raw = _raw_mode(picture)
+    check_size(picture, max_pixels)
+    raw = raw_mode(picture)
     if max_value is not None and ";16" in raw and not picture.mode.startswith("I"):
         raise UnreadableImage(
             "its colours have 16 bits, of which only the upper 8 can be read here, so data.max_value "
@@ -264,21 +259,38 @@ def _flat(
         picture.draft("", (least_side, least_side))  # the mode stays, the size is the next that suffices
     picture.load()
     colours = _colours(picture, raw, max_value)
-    turn = _TRANSPOSE.get(_orientation(picture))
+    turn = _TRANSPOSE.get(orientation_of(picture))
     colours = colours.transpose(turn) if turn is not None else colours
     array = np.array(colours.convert("L" if channels == 1 else "RGB"))
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _raw_mode(picture: Image.Image) -> str:
-    """How the file stores its pixels ("I;12", "L;2"): depth that the loaded mode does not tell."""
+def check_size(picture: Image.Image, max_pixels: int) -> None:
+    """Raises UnreadableImage where a picture, not decoded yet, has no pixels or too many."""
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise UnreadableImage(
+            f"it has {width} x {height} pixels, more than data.max_megapixels = {max_pixels / 1e6:g} allows"
+        )
+    if width * height == 0:
+        raise UnreadableImage("it has no pixels")
+
+
+def raw_mode(picture: Image.Image) -> str:
+    """How the file stores its pixels ("I;12", "L;2"): depth that the loaded mode does not tell.
+
+    Pillow forgets it when it loads the pixels, so it is noted with the picture, which may be read again.
+    """
     tiles = getattr(picture, "tile", None) or [()]
-    last = tiles[0][3] if len(tiles[0]) > 3 else ""
+    last = tiles[0][3] if len(tiles[0]) > 3 else picture.info.get(_RAW_MODE, "")
     text = last[0] if isinstance(last, tuple) and last else last
-    return text if isinstance(text, str) else ""
+    if isinstance(text, str) and text:
+        picture.info[_RAW_MODE] = text
+        return text
+    return ""
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation_of(picture: Image.Image) -> int:
     """The EXIF orientation, 1-8; damaged EXIF data means upright, as picture viewers take it."""
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))

@@ -6,13 +6,12 @@ one. What cannot be read is listed, counted and set aside; more of it than allow
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from graft.data.image import decode, decode_reduced, read_bytes
+from graft.data.content import read_content
+from graft.data.image import decode_reduced
 from graft.data.items import Problem, Row, Text, make_problem, modality_of, show
 from graft.data.threads import read_in_threads
 from graft.data.unreadable import UnreadableImage
@@ -119,13 +118,10 @@ def _look(row: Row, max_pixels: int, settings: DataSettings) -> Scanned:
 
 
 def _digest(source: Source, max_pixels: int, settings: DataSettings) -> str:
-    """sha256 of a file's bytes, or of the shape and pixels of what has no file."""
-    channels, max_value = settings.channels, settings.max_value
-    if isinstance(source, str | Path):
-        data = read_bytes(source, max_pixels=max_pixels)
-        # A JPEG is read to its end also where only every eighth pixel is made of it.
-        decode_reduced(data, 1, max_pixels=max_pixels, channels=channels, max_value=max_value)
-        return hashlib.sha256(data).hexdigest()
-    picture = decode(source, max_pixels=max_pixels, channels=channels, max_value=max_value)
-    shape = "x".join(str(size) for size in picture.shape)
-    return hashlib.sha256(shape.encode() + b":" + picture.numpy().tobytes()).hexdigest()
+    """Of a picture's content, once it is decoded to the last pixel."""
+    content, digest = read_content(source, max_pixels=max_pixels)
+    # A JPEG is read to its end also where only every eighth pixel is made of it.
+    decode_reduced(
+        content, 1, max_pixels=max_pixels, channels=settings.channels, max_value=settings.max_value
+    )
+    return digest

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graft.data.image import decode
+from graft.data.content import read_picture
 from graft.data.threads import read_in_threads
-from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def channel_statistics(items: Items, channels: int) -> tuple[tuple[float, ...], 
     channel that never varies gets the deviation 1, for there is nothing to scale.
 
     Raises:
-        DataError: a picture can no longer be read, or there are none.
+        DataError: a picture can no longer be read, has changed since it was scanned, or there are none.
     """
     if not len(items):
         raise DataError("There are no training pictures to take mean and deviation from.")
@@ -79,13 +78,5 @@ def channel_statistics(items: Items, channels: int) -> tuple[tuple[float, ...], 
 
 def _levels(items: Items, number: int, channels: int) -> NDArray[np.int64]:
     """How many pixels of one picture have each of the 256 levels, [K, 256]."""
-    try:
-        picture = decode(
-            items.sources[number],
-            max_pixels=items.max_pixels,
-            channels=channels,
-            max_value=items.max_value,
-        )
-    except UnreadableImage as error:
-        raise DataError(f"{items.ids[number]} cannot be read any more: {error.reason}.") from None
-    return np.stack([np.bincount(band.ravel(), minlength=256) for band in picture.numpy()])
+    pixels = read_picture(items, number, channels=channels).pixels.numpy()
+    return np.stack([np.bincount(band.ravel(), minlength=256) for band in pixels])
