@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 
 from graft.data.image import (
     Decoded,
@@ -32,6 +31,7 @@ from graft.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
     from graft.data.items import Items
 
