@@ -94,6 +94,7 @@ OWNERS = {
     "sklearn": {"diagnosis/from_nothing.py", "advice/scores.py", "demo.py"},
     "tifffile": {"data/bands.py"},
     "PIL": {
+        "data/content.py",
         "data/image.py",
         "data/items.py",
         "demo.py",
