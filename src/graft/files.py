@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,35 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def regular_file(
+    path: Path, error: type[GraftError], *, within: Path | None = None, most: int | None = None
+) -> Path:
+    """``path``, where it can be read to its end: a pipe may never have one, nor a device.
+
+    ``within``: the folder that the file must lie in, links followed. ``most``: its largest size in bytes.
+
+    Raises:
+        GraftError: of the given type, when it is missing, no regular file, elsewhere, or larger.
+    """
+    try:
+        found = path.stat()
+        elsewhere = within is not None and not path.resolve().is_relative_to(within.resolve())
+    except (OSError, ValueError, RuntimeError) as problem:  # missing, a NUL in its name, a loop of links
+        raise error(f"Cannot read {path}: {getattr(problem, 'strerror', None) or problem}.") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"Cannot read {path}: it is no regular file, but a {_kind_of(found.st_mode)}.")
+    if elsewhere:
+        raise error(f"Cannot read {path}: it is a link out of {within}; put the file itself there.")
+    if most is not None and found.st_size > most:
+        raise error(f"{path} has {found.st_size} bytes; at most {most} were expected.")
+    return path
+
+
+def _kind_of(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
+    return next((name for test, name in kinds if test(mode)), "device")
+
+
 def read_json(path: Path, error: type[GraftError], *, most: int | None = MAX_JSON_BYTES) -> Any:
     """Plain values from a JSON file that may be damaged or hostile; ``most``: its largest size.
 
@@ -101,9 +131,7 @@ def read_json(path: Path, error: type[GraftError], *, most: int | None = MAX_JSO
             JSON, holds a key twice, or holds NaN or infinity.
     """
     try:
-        if most is not None and path.stat().st_size > most:
-            raise error(f"{path} is larger than {most} bytes; it is not a file of graft's.")
-        text = path.read_bytes().decode("utf-8")
+        text = regular_file(path, error, most=most).read_bytes().decode("utf-8")
     except OSError as problem:
         raise error(f"Cannot read {path}: {problem.strerror or problem}.") from None
     except UnicodeDecodeError:

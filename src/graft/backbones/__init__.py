@@ -159,6 +159,11 @@ def list_libraries() -> list[str]:
     return [*_MODULES, *_registered]
 
 
+def is_own(library: str) -> bool:
+    """Whether graft's own adapters build its networks, from names and plain numbers alone."""
+    return library in _MODULES
+
+
 def register_library(name: str, load: Loader) -> None:
     """Make ``load`` answer for ids that begin with ``name/``.
 

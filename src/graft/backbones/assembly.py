@@ -66,6 +66,8 @@ def assemble(trunk: nn.Module, preprocess: Intake, source: Source, channels: int
             be adapted.
     """
     trunk.eval()
+    if any(parameter.is_meta for parameter in trunk.parameters()):
+        return Backbone(trunk, 0, (), preprocess, source)  # a sketch, through which nothing can run
     _check_finite(trunk, source)
     example = preprocess.noise(1)
     trace = trace_network(trunk, example)

@@ -262,6 +262,8 @@ def _classifier(name: str, config: Any, features: int) -> tuple[torch.Tensor, to
 
 def _named(backbone: Backbone) -> Backbone:
     """Stages are called as in the library's own network, of which the trunk holds one."""
+    if not backbone.stages:  # a sketch
+        return backbone
     first, *others = (stage.name.removeprefix("network.") for stage in backbone.stages)
     names = ["embeddings" if first in ("stem", "network") else first, *others]
     stages = [replace(stage, name=name) for stage, name in zip(backbone.stages, names, strict=True)]
