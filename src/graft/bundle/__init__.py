@@ -14,9 +14,9 @@ loading.py the network. Nothing here knows of training or planning; the plan is 
 """
 
 from graft.bundle.loading import load_bundle, prove
+from graft.bundle.machine import provenance
 from graft.bundle.manifest import FORMAT, MANIFEST, find_bundle, manifest_digest
 from graft.bundle.parts import Parts, read_parts
-from graft.bundle.provenance import provenance
 from graft.bundle.value import Bundle, make_bundle
 
 __all__ = [

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from graft.backbones.contract import Adapters, Backbone, Encoding, Intake, Source
+from graft.bundle.machine import provenance
 from graft.bundle.manifest import (
     FORMAT,
     GOLDEN,
@@ -24,7 +25,6 @@ from graft.bundle.manifest import (
     WHOLE_FORMAT,
     manifest_digest,
 )
-from graft.bundle.provenance import provenance
 from graft.errors import FAILED, BundleError
 from graft.files import new_folder, sha256_file, write_json
 from graft.metrics import Metrics, MultiLabelMetrics
