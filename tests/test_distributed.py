@@ -189,5 +189,13 @@ def test_only_the_first_process_minds_what_is_there(
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(RunError):
         choose_run(tmp_path, Recipe())
-    monkeypatch.setenv("RANK", "1")
+    launched = {
+        "RANK": 1,
+        "WORLD_SIZE": 2,
+        "LOCAL_RANK": 1,
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": 29500,
+    }
+    for name, value in launched.items():
+        monkeypatch.setenv(name, str(value))
     assert choose_run(tmp_path, Recipe()).folder == tmp_path

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "graft"
 
 # From the ground up: a module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "logs", "seeds", "metrics", "stratification", "folds", "descent"},
+    {"errors", "system", "logs", "seeds", "metrics", "stratification", "folds", "descent"},
     {"files", "task", "schedule", "options"},
     {"recipe", "comparing"},
     {"backbones", "batchnorm", "surgery"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from graft import records
 from graft.backbones.contract import Backbone
 from graft.checkpoint import Checkpoints
 from graft.data import read_splits
+from graft.data.dataset import Pictures
 from graft.data.items import Splits
-from graft.errors import Interrupted, TrainingError
+from graft.errors import Interrupted, TrainingError, WorkersLost
 from graft.plan import Plan, make_plan
 from graft.recipe import DataSettings, read_recipe
 from graft.records import Record
@@ -353,6 +355,30 @@ def test_the_log_count_of_a_checkpoint_is_the_number_of_records_told(
     found = Checkpoints(tmp_path / "b", "run").newest()
     assert found is not None
     assert found.position.records == sum(record.logged for record in before)
+
+
+def test_steps_before_a_worker_is_lost_are_saved(
+    backbone: Backbone, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Pictures.batches
+
+    def torn(self: Pictures, batches: list[Any], workers: int = 0) -> Iterator[Any]:
+        for number, batch in enumerate(whole(self, batches, workers)):
+            if number == 2 and self.preset != "none":  # of the training pictures
+                raise WorkersLost("lost")
+            yield batch
+
+    plan = plan_for(backbone, splits, strategy="full", train__augmentation="light")
+    kept = Checkpoints(tmp_path, "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Pictures, "batches", torn)
+        with pytest.raises(WorkersLost):
+            drain(fit_steps(backbone, splits, plan, checkpoints=kept))
+    found = kept.newest()
+    assert found is not None and (found.position.epoch, found.position.step) == (0, 2)
+    resumed = fit(make_tiny(), splits, plan, checkpoints=kept)
+    straight = fit(make_tiny(), splits, plan)
+    assert tensors_equal(resumed.model.state_dict(), straight.model.state_dict())
 
 
 def test_labels_of_one_picture_each_can_be_trained_on(backbone: Backbone) -> None:

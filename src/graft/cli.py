@@ -39,7 +39,9 @@ from graft.cli_options import (
     print_json,
     reading_recipe,
 )
-from graft.errors import FAILED, GraftError, Interrupted
+from graft.errors import DONE, FAILED, GraftError, Interrupted
+from graft.system.launch import find_launch
+from graft.system.streams import guarded_streams
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,11 +65,30 @@ app = typer.Typer(
     cls=Commands,
     rich_markup_mode=None,  # typer's rich help takes three times as long to come up
     context_settings={"max_content_width": 108},
-    help="Adapt a pretrained model to your own labelled data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"graft {version('graft-ml')}")
+        raise typer.Exit
+
+
+@app.callback()
+def begin(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Adapt a pretrained model to your own labelled data."""
+    ignored = find_launch().ignored
+    if ignored is not None:
+        print(f"Note  {ignored}", file=sys.stderr)
 
 
 @app.command()
@@ -112,7 +133,13 @@ def train(
 
 
 @app.command()
-def resume(run: RunFolder, as_json: Json = False) -> None:
+def resume(
+    run: RunFolder,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode; default: as planned.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Go on with an interrupted run, as if it had never stopped."""
     from graft.bundle import load_bundle
     from graft.preparation import prepare_again
@@ -126,7 +153,7 @@ def resume(run: RunFolder, as_json: Json = False) -> None:
         _show_result(load_bundle(found.bundle), found, console, as_json=as_json)
         return
     with reading(console) as told:
-        prepared = prepare_again(found, progress=told)
+        prepared = prepare_again(found, workers=workers, progress=told)
     _follow(prepared, found, console, as_json=as_json)
 
 
@@ -470,18 +497,38 @@ def show_store(
 
 
 def main() -> None:
-    """Run the command line; the entry point of ``graft``."""
+    """Run the command line; the entry point of ``graft``.
+
+    Output that cannot be written ends no work; the exit code is 1 when the work is done.
+    """
+    with guarded_streams() as streams:
+        code, lost = _call(), streams.why_incomplete()
+        if lost is not None and code == DONE:
+            code = FAILED
+            if lost:
+                print(f"graft: Standard output could not be written: {lost}.", file=sys.stderr)
+    sys.exit(code)
+
+
+def _call() -> int:
+    """The command that the words on the command line name; its exit code."""
     try:
         app()
+    except SystemExit as end:  # which is how typer ends
+        return end.code if isinstance(end.code, int) else DONE if end.code is None else FAILED
     except GraftError as error:
         print(f"graft: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+        return error.exit_code
+    except MemoryError:
+        print(
+            "graft: Memory ran out. A smaller batch (train.batch_size) or size (data.size) needs less.",
+            file=sys.stderr,
+        )
+        return FAILED
     except OSError as error:
         print(f"graft: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
-        sys.exit(FAILED)
+        return FAILED
+    return DONE
 
 
 def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) -> None:

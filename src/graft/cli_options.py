@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graft.system.launch import find_launch
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -118,7 +120,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def speaks() -> bool:
     """Whether this is the only process, or the first of several."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return find_launch().main
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ part, a fifth of every class is held out for it by the first seed, the same for 
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -50,7 +49,8 @@ from graft.runs import Run, locked
 from graft.schedule import steps_in_epoch
 from graft.steps import Train
 from graft.strategies import plan_steps, split_name
-from graft.workflow import carry_out, drain, interrupts
+from graft.system.signals import Stop, interrupts
+from graft.workflow import carry_out, drain
 
 HELD_OUT = 0.2  # of every class, to test, where the data brings no test part
 LONGER = 3  # times as many steps that training from scratch is also given
@@ -121,17 +121,15 @@ def compare(
         for candidate in {cell.candidate.name: cell.candidate for cell in todo}.values():
             recipe = work.recipe(candidate, asked.seeds[0])  # refused now, and not after hours
             check(recipe, load_backbone(recipe))
-        stopped = Interrupted(
-            f"Interrupted; what is done is kept: the same command with --out {folder} goes on."
-        )
+        advice = f"Interrupted; what is done is kept: the same command with --out {folder} goes on."
         with interrupts() as asked_to_stop:
             for cell in todo:
                 try:
                     work.carry_out(cell, asked_to_stop)
-                except Interrupted:
-                    raise stopped from None
+                except Interrupted as stop:
+                    raise Interrupted(advice, stop.number) from None
                 if asked_to_stop.is_set():
-                    raise stopped
+                    raise Interrupted(advice, asked_to_stop.number)
                 if after is not None:
                     after()
     return read_outcomes(folder)[1]
@@ -163,7 +161,7 @@ class _Work:
     show: Show | None
     pools: dict[str, tuple[Items, Splits]] = field(default_factory=dict)
 
-    def carry_out(self, cell: Cell, asked_to_stop: threading.Event) -> None:
+    def carry_out(self, cell: Cell, asked_to_stop: Stop) -> None:
         """One cell: prepared, trained in its own run, and measured on the test items."""
         show = self.show or (lambda *_: None)
         show(cell.title, None)

@@ -8,20 +8,28 @@ process-wide precision setting stays out of the way of several runs in one proce
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
-from graft.errors import TrainingError
-from graft.numerics import Numerics
+from graft.errors import LaunchError, TrainingError
+from graft.numerics import Numerics, world_size
+from graft.system.launch import find_launch, single_process
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
+MEET_WITHIN = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -110,17 +118,65 @@ class Engine:
         self.accelerator.wait_for_everyone()
 
 
+@cache
+def meet() -> Store | None:
+    """Where several processes exchange addresses; None for a single one. Waits for all, a minute at most.
+
+    Called before the data is read, which may take one process much longer than another.
+
+    Raises:
+        LaunchError: the others do not come, or the place cannot be reached.
+    """
+    launch = find_launch()
+    if launch.world_size == 1:
+        return None
+    from torch.distributed.constants import default_pg_timeout
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        store: Store = next(rendezvous("env://", launch.rank, launch.world_size, timeout=MEET_WITHIN))[0]
+    except (torch.distributed.DistError, ValueError, OSError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise LaunchError(
+            f"RANK={launch.rank} and WORLD_SIZE={launch.world_size} are set, but the processes did not "
+            f"meet at {place} within {MEET_WITHIN.seconds} s ({_first_line(error)}). Start them with "
+            "torchrun --nproc-per-node N -m graft train …, or unset RANK, WORLD_SIZE and LOCAL_RANK."
+        ) from None
+    store.set_timeout(default_pg_timeout)
+    return store
+
+
+def _join(device: str) -> None:
+    """Make this process one of the group that the launcher started."""
+    store, launch = meet(), find_launch()
+    if store is None or torch.distributed.is_initialized() or device not in ("cpu", "cuda"):
+        return
+    if device == "cuda":
+        torch.cuda.set_device(launch.local_rank)
+    torch.distributed.init_process_group(
+        "gloo" if device == "cpu" else "nccl", store=store, rank=launch.rank, world_size=launch.world_size
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:150] or type(error).__name__
+
+
 def start_engine(numerics: Numerics) -> Engine:
     """An engine for these numerics.
 
     Raises:
         TrainingError: fewer or more processes run than torchrun was asked for.
+        LaunchError: as :func:`meet`.
     """
     on_cpu = numerics.device == "cpu"
     state = PartialState._shared_state
     if state and int(state.get("num_processes", 1)) == 1 and state["device"].type != _type(numerics):
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
+    _join(_type(numerics))
+    # What is left over in the environment of a single process would be taken for a launcher's.
+    with single_process() if world_size() == 1 else contextlib.nullcontext():
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
     if accelerator.num_processes != numerics.processes:
         raise TrainingError(
             f"{accelerator.num_processes} processes run, but the plan is for {numerics.processes}; "

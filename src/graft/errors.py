@@ -7,6 +7,7 @@ says what is wrong, where, what was expected and what to do. Nothing here knows 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -56,14 +57,31 @@ class Diverged(TrainingError):
     """The loss or the gradient of a step is not finite."""
 
 
+class WorkersLost(TrainingError):
+    """A process that decodes for this one ended unexpectedly."""
+
+
 class StoreError(GraftError):
     """The store of features cannot be used as it was asked."""
 
 
+class LaunchError(GraftError):
+    """The environment promises several processes, and they do not meet."""
+
+    exit_code = WRONG_USE
+
+
 class Interrupted(GraftError):
-    """The person stopped the run; what was reached is saved and can be resumed."""
+    """The run was asked to stop; what was reached is saved and can be resumed.
+
+    ``number``: of the signal that asked (default: Ctrl-C's). The exit code is 128 more, as in a shell.
+    """
 
     exit_code = INTERRUPTED
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number, self.exit_code = number, 128 + number
 
 
 def suggest(wrong: str, known: Iterable[str], *, most: int = 3) -> str:

@@ -14,6 +14,7 @@ from graft.backbones.modes import Attention
 from graft.errors import RecipeError
 from graft.options import Frozen
 from graft.recipe import Recipe
+from graft.system.launch import find_launch
 
 
 class Forward(Frozen):
@@ -106,18 +107,18 @@ def to_device(inputs: Tensor, device: torch.device) -> Tensor:
 
 def world_size() -> int:
     """The number of processes that torchrun started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return find_launch().world_size
 
 
 def is_main() -> bool:
     """Whether this process is the only one, or the first of those that torchrun started."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return find_launch().main
 
 
 def _cuda_device(device: torch.device) -> torch.device:
     if not torch.cuda.is_available():
         raise RecipeError(f"device {str(device)!r}: torch sees no CUDA device here; try --device cpu.")
-    index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+    index = find_launch().local_rank if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise RecipeError(f"device {str(device)!r}: there are {torch.cuda.device_count()} CUDA devices.")
     return torch.device("cuda", index)

@@ -16,7 +16,7 @@ from graft.data.items import Splits
 from graft.data.scan import Progress
 from graft.data.statistics import prepare_for
 from graft.data.texts import list_cut
-from graft.engine import seeded, start_engine
+from graft.engine import meet, seeded, start_engine
 from graft.errors import RunError
 from graft.evidence import LOOKS, Evidence, measure_evidence
 from graft.forward_trial import Choice, choose_forward
@@ -61,6 +61,7 @@ def prepare(
     Raises:
         GraftError: as the recipe, the backbone or the data are at fault.
     """
+    meet()
     loaded = load_backbone(recipe) if backbone is None else _with_adapters(recipe, backbone)
     check(recipe, loaded)
     return plan_for(recipe, loaded, read_splits(recipe, loaded, data, progress), progress=progress)
@@ -91,9 +92,12 @@ def prepare_again(
     *,
     backbone: Backbone | None = None,
     data: Any = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """A run's recipe, plan, data and backbone, as they were when it began.
+
+    ``workers``: how many decode from now on, which changes no result; None: as planned.
 
     Raises:
         RunError: the data or the weights are not what they were, or only Python has them.
@@ -106,11 +110,15 @@ def prepare_again(
             f"{run.folder} trains a module of your own; go on with graft.resume(path, backbone=...)."
         )
     resolve_device(plan.numerics.device)
+    meet()
     backbone = load_backbone(recipe) if backbone is None else _with_adapters(recipe, backbone)
     splits = read_splits(recipe, backbone, data, progress)
     run.check_data(splits)
     backbone = fit_preprocess(backbone, recipe, splits)
     run.check_network(backbone)
+    if workers is not None:
+        numerics = plan.numerics.model_copy(update={"workers": workers})
+        plan = plan.model_copy(update={"numerics": numerics})
     return Prepared(recipe, backbone, splits, plan)
 
 

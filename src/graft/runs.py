@@ -34,7 +34,7 @@ from graft.comparing import COMPARISON
 from graft.data.items import Splits, label_of
 from graft.diagnosis.findings import Finding
 from graft.diagnosis.training_checks import Watch
-from graft.errors import RunError, TrainingError
+from graft.errors import RunError, TrainingError, WorkersLost
 from graft.evidence import Evidence
 from graft.files import new_file, read_json, write_json, write_text
 from graft.numerics import is_main
@@ -313,13 +313,18 @@ def _clear_half_written(run: Run) -> None:
 
 @contextlib.contextmanager
 def writing(run: Run) -> Iterator[None]:
-    """Say what is wrong where a file of the run cannot be written.
+    """Say what is wrong where a file of the run cannot be written, and how a run goes on.
 
     Raises:
         TrainingError: the disk is full or fails; what was saved before is intact.
+        WorkersLost: as it was raised inside.
     """
     try:
         yield
+    except WorkersLost as lost:
+        raise WorkersLost(
+            f"{lost} The run is saved: graft resume {run.folder} --workers 0 goes on without any."
+        ) from None
     except OSError as error:
         raise TrainingError(
             f"A file in {run.folder} could not be written: {reason_of(error)}. What was saved before is "

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from graft import records
 from graft.adaptation import adapt_statistics
@@ -19,7 +20,7 @@ from graft.checkpoint import Checkpoints
 from graft.contrast import contrast_batches
 from graft.data.balance import balanced_order
 from graft.data.items import Splits
-from graft.errors import Interrupted
+from graft.errors import Interrupted, WorkersLost
 from graft.feeding import Feed, feed_for
 from graft.plan import Phase, Plan
 from graft.records import Record
@@ -32,6 +33,7 @@ from graft.state import State, Trained
 from graft.stepping import Stepper, set_modes, stepper_for
 from graft.steps import Calibrate, Select, Solve
 
+T = TypeVar("T")
 Records = Generator[Record, None, Trained]
 
 
@@ -148,7 +150,7 @@ def _epoch(run: State, phase: Phase, stepper: Stepper, feed: Feed) -> Iterator[R
     batches = _batches(run, phase, feed, number)[position.step :]
     mine = [run.engine.share(batch) for batch in batches]
     set_modes(run, train)
-    loading = feed.train.batches(mine, run.plan.numerics.workers)
+    loading = _saved_when_lost(run, feed.train.batches(mine, run.plan.numerics.workers))
     for batch, (tensors, targets, _) in zip(batches, loading, strict=True):
         loss, idle = stepper.step([item for item, _ in batch], tensors, targets)
         position = run.position
@@ -157,6 +159,15 @@ def _epoch(run: State, phase: Phase, stepper: Stepper, feed: Feed) -> Iterator[R
         rate = stepper.optimizer.param_groups[-1]["lr"]
         yield records.Stepped(position.phase, position.epoch + 1, step, loss, rate, idle)
         run.save_if_due()  # now that the record is told, and counted
+
+
+def _saved_when_lost(run: State, loading: Iterator[T]) -> Iterator[T]:
+    """The batches; where a worker that decodes them is lost, the steps before are saved."""
+    try:
+        yield from loading
+    except WorkersLost:
+        run.save()
+        raise
 
 
 def _batches(run: State, phase: Phase, feed: Feed, epoch: int) -> list[list[tuple[int, int]]]:

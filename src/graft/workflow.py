@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +19,7 @@ from graft.backbones.contract import Backbone
 from graft.bundle import Bundle, load_bundle
 from graft.conclusion import conclude
 from graft.diagnosis.training_checks import Watch
-from graft.errors import Interrupted, RecipeError
+from graft.errors import Interrupted, RecipeError, WorkersLost
 from graft.numerics import is_main, world_size
 from graft.preparation import Prepared, open_store, prepare, prepare_again
 from graft.progress import reading, showing
@@ -30,6 +28,8 @@ from graft.records import Record, Stepped, Validated
 from graft.reporting import Reporter, wants_report
 from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.state import Trained
+from graft.system.launch import find_launch
+from graft.system.signals import Stop, interrupts
 from graft.training import fit_steps
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def train(
 
     Raises:
         GraftError: what was asked cannot be done; the message says why and what to do.
-        Interrupted: Ctrl-C; the run was saved, ``resume`` goes on.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the run was saved, ``resume`` goes on.
     """
     own = backbone if isinstance(backbone, Backbone) else None
     if recipe is None:
@@ -63,7 +63,7 @@ def train(
     elif settings or strategy or isinstance(backbone, str) or isinstance(data, str | Path):
         raise RecipeError("A recipe was given with other settings beside it: put those into the recipe.")
     run = choose_run(out, recipe)
-    console = Console(stderr=True, quiet=quiet)
+    console = _console(quiet)
     with reading(console) as told:
         prepared = prepare(recipe, backbone=own, data=data, progress=told)
     with showing(console) as show:
@@ -71,10 +71,16 @@ def train(
 
 
 def resume(
-    path: str | Path, *, backbone: Backbone | None = None, data: Any = None, quiet: bool = False
+    path: str | Path,
+    *,
+    backbone: Backbone | None = None,
+    data: Any = None,
+    workers: int | None = None,
+    quiet: bool = False,
 ) -> Bundle:
     """Go on with an interrupted run; a finished one returns its bundle.
 
+    ``workers``: as many decode, in place of the plan's number; the result is the same.
     ``backbone`` and ``data`` are needed where the run began with values of Python's in place of an id
     and a path.
 
@@ -85,9 +91,17 @@ def resume(
     if run.finished:
         trunk = backbone.trunk if backbone is not None else None
         return load_bundle(run.bundle, factory=None if trunk is None else lambda: copy.deepcopy(trunk))
-    prepared = prepare_again(run, backbone=backbone, data=data)
-    with showing(Console(stderr=True, quiet=quiet)) as show:
+    prepared = prepare_again(run, backbone=backbone, data=data, workers=workers)
+    with showing(_console(quiet)) as show:
         return drain(carry_out(prepared, run), show)
+
+
+def _console(quiet: bool) -> Console:
+    """Standard error, on which it is said first what of the environment is ignored."""
+    console, ignored = Console(stderr=True, quiet=quiet), find_launch().ignored
+    if ignored is not None:
+        console.print(f"Note  {ignored}", markup=False, soft_wrap=True)
+    return console
 
 
 def carry_out(
@@ -123,9 +137,9 @@ def drain(
     steps: Generator[Record, None, T],
     show: Callable[[Record], None] | None = None,
     *,
-    asked: threading.Event | None = None,
+    asked: Stop | None = None,
 ) -> T:
-    """Run to the end; Ctrl-C once finishes the step, saves and raises ``Interrupted``.
+    """Run to the end; Ctrl-C, SIGTERM or SIGHUP once finishes the step, saves and raises ``Interrupted``.
 
     ``asked``: what :func:`interrupts` gave around several runs; it stays set where a run had ended already.
     """
@@ -136,11 +150,16 @@ def drain(
                 if show is not None:
                     show(record)
                 if _agreed(asked.is_set(), record):
-                    steps.throw(Interrupted("Interrupted."))
+                    steps.throw(Interrupted("Interrupted.", asked.number))
                 record = next(steps)
         except StopIteration as end:
             value: T = end.value
             return value
+        except WorkersLost as lost:
+            if not asked.is_set():
+                raise
+            # The signal went to the workers as well, as from a batch system.
+            raise Interrupted(f"Interrupted. {lost}", asked.number) from None
 
 
 def _logged(
@@ -159,9 +178,9 @@ def _logged(
             try:
                 yield record
                 yield from findings
-            except Interrupted:
+            except Interrupted as stop:
                 advice = f"the run is saved: go on with graft resume {run.folder}."
-                steps.throw(Interrupted(f"Interrupted; {advice}"))
+                steps.throw(Interrupted(f"Interrupted; {advice}", stop.number))
     except StopIteration as end:
         trained: Trained = end.value
         return trained
@@ -180,24 +199,3 @@ def _agreed(asked: bool, record: Record) -> bool:
         flag = flag.cuda()
     torch.distributed.all_reduce(flag)
     return bool(flag > 0)
-
-
-@contextlib.contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one ends the process as usual."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(*_: object) -> None:
-        asked.set()
-        if world_size() == 1:  # torchrun passes one Ctrl-C on several times, and kills after a while
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -15,13 +15,14 @@ import torch
 from odd_pictures import colours, small_tree, write_tree
 
 from graft.backbones.contract import Preprocess
+from graft.data import dataset
 from graft.data.dataset import Pictures, loader, view_seed
 from graft.data.image import decode_reduced
 from graft.data.pixels import PixelStore
 from graft.data.random_views import DRAWN
 from graft.data.splits import read_items, read_splits
 from graft.data.transforms import preprocess
-from graft.errors import DataError
+from graft.errors import DataError, WorkersLost
 from graft.recipe import DataSettings
 
 HOW = Preprocess(size=(8, 8), resize=8)
@@ -135,6 +136,31 @@ def test_workers_change_nothing_and_errors_come_through(pictures: Pictures) -> N
         assert not any(worker.is_alive() for worker in workers)
     finally:
         gc.enable()
+
+
+@pytest.mark.odd_input("Processes")
+def test_a_worker_that_is_killed_is_one_error_of_ours(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoding worker killed, as a system does that is short of memory: graft saves the steps so far and
+    exits with 1; `graft resume RUN --workers 0` goes on without workers."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    before = set(multiprocessing.active_children())
+    batches = iter(loader(pictures, [[0, 1]] * 20, workers=1))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    worker.kill()
+    with pytest.raises(WorkersLost, match=r"ended unexpectedly .*train\.workers=0") as error:
+        list(batches)
+    assert error.value.exit_code == 1
+
+
+def test_a_worker_leaves_signals_to_its_parent_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(dataset, "serve_parent", lambda: called.append("serves"))
+    monkeypatch.setattr(dataset.pixel_store, "resize", called.append)
+    dataset._start_worker(0)
+    assert called == [0, "serves"]
 
 
 def test_files_are_decoded_in_threads_and_come_as_one_by_one(

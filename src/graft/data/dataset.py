@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,9 @@ from graft.data.pixels import pixel_store
 from graft.data.random_views import DRAWN, Preset, augment
 from graft.data.threads import read_in_threads
 from graft.data.transforms import preprocess
-from graft.errors import GraftError
+from graft.errors import GraftError, WorkersLost
 from graft.schedule import cut_batches
+from graft.system.signals import serve_parent
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -178,8 +178,8 @@ class Loader:
         return len(self.engine)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises DataError where an item cannot be read, also when a worker met it."""
-        for batch in self.engine:
+        """Raises DataError where an item cannot be read, also when a worker met it; WorkersLost."""
+        for batch in _watched(self.engine):
             if isinstance(batch, GraftError):
                 try:
                     raise batch
@@ -189,6 +189,29 @@ class Loader:
                     del batch
             pictures, targets, numbers = batch
             yield pictures, targets, numbers
+
+
+def _watched(engine: DataLoader[Any]) -> Iterator[Any]:
+    """The engine's batches; raises WorkersLost where a worker ended before it was asked to."""
+    try:
+        yield from engine
+    except (RuntimeError, OSError, EOFError) as error:
+        if not engine.num_workers or not _tells_of_the_end(error):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise WorkersLost(
+            f"A decoding worker ended unexpectedly ({reason}): a system that is short of memory kills "
+            "processes. Use fewer workers; with train.workers=0 the training process decodes itself. (In a "
+            'script of your own, workers also need if __name__ == "__main__": around what it does.)'
+        ) from None
+
+
+def _tells_of_the_end(error: Exception) -> bool:
+    """Whether an error is of the connection to a worker, and not one that a worker met and handed on."""
+    text = str(error)
+    if isinstance(error, ConnectionError | EOFError | FileNotFoundError):
+        return "in DataLoader worker process" not in text
+    return "DataLoader worker (pid" in text
 
 
 def loader(dataset: Pictures, batches: Iterable[list[Any]], workers: int = 0) -> Loader:
@@ -243,10 +266,7 @@ def _context() -> BaseContext:
 
 
 def _start_worker(_worker: int) -> None:
-    """An interrupt goes to the parent alone, which then ends its workers in order.
-
-    A worker sees each of its pictures once an epoch and ends soon: what it keeps would be memory only.
-    """
+    """A worker sees each of its pictures once an epoch: what it keeps would be memory only."""
     pixel_store.resize(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve_parent()
     torch.set_num_threads(1)
