@@ -34,14 +34,17 @@ class Position:
 
     ``step`` counts the steps done in this epoch, ``epoch`` the epochs done in this phase,
     ``epochs_before`` those of earlier phases; ``records`` the lines of the run's log. ``leaders`` describe
-    the best validations of the phase. ``adapted``: stages whose batch-norm statistics were re-estimated.
+    the best validations of the phase. ``begun`` and ``ended``: whether the log holds the first and the last
+    record of a phase of gradient steps. ``adapted``: stages whose batch-norm statistics were re-estimated.
     """
 
     phase: int = 0
     epoch: int = 0
     step: int = 0
     epochs_before: int = 0
+    begun: bool = False
     validated: bool = False
+    ended: bool = False
     loss_sum: float = 0.0
     leaders: list[dict[str, float]] = field(default_factory=list)
     waited: int = 0

@@ -26,11 +26,18 @@ class Record:
 
 @dataclass(frozen=True)
 class Started(Record):
-    """A phase begins, or goes on after a resume; ``total`` counts its steps (1 for a solved head)."""
+    """A phase begins; ``total`` counts its steps (1 for a solved head)."""
 
     name: str
     total: int
     done: int = 0
+
+
+@dataclass(frozen=True)
+class Resumed(Started):
+    """A phase goes on after ``done`` of its steps; the log holds its beginning already."""
+
+    logged: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

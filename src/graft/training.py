@@ -86,7 +86,7 @@ def fit_steps(
                 run.position = replace(run.position, records=run.position.records + 1)
             yield record
     except Interrupted:
-        if isinstance(plan.phases[run.position.phase], Phase):  # the other steps begin anew
+        if run.position.begun:  # what had not begun, or cannot be stopped half-way, begins anew
             run.save()
         raise
     return run.finish()
@@ -110,11 +110,15 @@ def _phases(run: State) -> Iterator[Record]:
 def _train(run: State, phase: Phase) -> Iterator[Record]:
     """One phase: validate the start, train and validate every epoch, keep the best."""
     train = phase.train
+    if run.position.ended:
+        return
     yield from adapt_statistics(run, train.adapt)
     run.begin_phase(phase)
     with feed_for(run, phase) as feed, stepper_for(run, phase) as stepper:
         index, done = run.position.phase, run.position.epoch * phase.steps_per_epoch + run.position.step
-        yield records.Started(index, train.name, phase.steps, done)
+        start = records.Resumed if run.position.begun else records.Started
+        run.position = replace(run.position, begun=True)
+        yield start(index, train.name, phase.steps, done)
         val = None if train.objective == "contrast" else feed.val  # of which only a head could tell
         if not run.position.validated:
             yield validate(run, phase, val)
@@ -131,9 +135,7 @@ def _train(run: State, phase: Phase) -> Iterator[Record]:
         "kept_epoch": end.kept_epoch,
         "epochs": end.epochs,
     }
-    # Once, also where the run was stopped and resumed just here.
-    ends = [*(each for each in run.position.ends if each["number"] <= index), told]
-    run.position = replace(run.position, ends=ends)
+    run.position = replace(run.position, ends=[*run.position.ends, told], ended=True)
     yield end
 
 
