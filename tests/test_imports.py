@@ -79,7 +79,7 @@ OWNERS = {
     "bitsandbytes": {"adapters/quantizing.py"},
     "datasets": {"data/hub_sets.py"},
     "peft": {"adapters/injection.py"},
-    "pyarrow": {"data/tabular.py", "embedding.py"},
+    "pyarrow": {"data/parquet.py", "embedding.py"},
     "captum": {"reporting/attribution.py"},
     "jinja2": {"reporting/pages.py"},
     "matplotlib": {

@@ -7,8 +7,12 @@ says what is wrong, where, what was expected and what to do. Nothing here knows 
 from __future__ import annotations
 
 import difflib
+import reprlib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+MOST_SHOWN = 200  # characters of a value in a message
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -94,3 +98,29 @@ def suggest(wrong: str, known: Iterable[str], *, most: int = 3) -> str:
     if not near:
         return ""
     return f" Did you mean {' or '.join(repr(name) for name in near)}?"
+
+
+def quote(value: Any) -> str:
+    """A value as messages show it: as Python writes it, in at most MOST_SHOWN characters.
+
+    The middle of a longer text, and all but the first elements of a large container, are left out.
+
+    >>> quote("crow"), quote(["crow"] * 99)
+    ("'crow'", "['crow', 'crow', 'crow', 'crow', 'crow', 'crow', ...]")
+    """
+    return _SHORT.repr(value)[:MOST_SHOWN]
+
+
+def quote_some(values: Sequence[Any], most: int = 20) -> str:
+    """The first values, each as :func:`quote` shows it, and how many more there are.
+
+    >>> quote_some(["crow", "owl"]), quote_some(range(7), most=2)
+    ("'crow', 'owl'", '0, 1 and 5 more')
+    """
+    shown = ", ".join(map(quote, values[:most]))
+    more = len(values) - most
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MOST_SHOWN

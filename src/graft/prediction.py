@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,8 @@ from graft.recipe import DataSettings
 from graft.task import Kind, Task
 
 SEPARATOR = "|"
+_NUMBER = r"[+-]?(?:\d[\d.,]*|[.,]\d+)(?:[eE][+-]?\d+)?\s?%?"
+_NUMBERS = re.compile(rf"{_NUMBER}(?:[|;,/ ]{_NUMBER})*")  # of several labels, what stands between them
 # What of the data settings says how items and labels are found; the rest is the bundle's to say.
 _TO_PREDICT: dict[Modality, tuple[str, ...]] = {
     "picture": ("max_megapixels", "separator"),
@@ -271,5 +274,6 @@ def _number(share: float | None) -> str:
 
 def plain_cell(text: str) -> str:
     """Text that a spreadsheet will not run as a formula, nor any reader take for a new line."""
-    safe = f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    guarded = text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not _NUMBERS.fullmatch(text)
+    safe = f"'{text}" if guarded else text
     return safe.replace("\r", " ")

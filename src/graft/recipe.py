@@ -42,6 +42,9 @@ class DataSettings(Frozen):
     """Tokens of a text that the network sees; longer ones are cut. None: all it can take, up to 512."""
     label: str | Annotated[tuple[str, ...], Field(min_length=2)] = "label"
     """Table column with the label; or one column of 0 and 1 for each label, as ["cat", "dog", "bird"]."""
+    task: Literal["classes"] | None = None
+    """classes: every label is a class, also where labels are numbers that look like measurements; None:
+    such labels are refused (see data/labels.py)."""
     separator: str | None = Field(default=None, min_length=1)
     """What stands between labels in a table's cell, as in cat|dog; a picture then has any number."""
     split: str = "split"

@@ -2,11 +2,15 @@
 
 ``(pictures, labels)``, or ``{"train": (pictures, labels), "val": ..., "test": ...}``. Pictures are
 one array [N, H, W] or [N, H, W, K], one tensor [N, K, H, W], or a list of arrays, tensors, PIL
-images or paths. Texts are strings, or pairs of them. Labels are strings or whole numbers, one for each.
+images or paths. Texts are strings, or pairs of them. Labels are strings or numbers, one for each; see
+labels.py. Either may be a column, or a data frame of one, of pandas or polars.
 
-Where a picture may have any number of labels, they are a list of lists of labels, or an array or tensor
-[N, C] of zeros and ones whose columns are called "0", "1" and so on, or as a third element says:
-``(pictures, labels, ["cat", "dog"])``.
+Where a picture may have any number of labels, they are a list of lists of labels, or an array, tensor or
+frame [N, C] of zeros and ones whose columns are called "0", "1" and so on, as the frame calls them, or as a
+third element says: ``(pictures, labels, ["cat", "dog"])``. Where every row has exactly one 1, each item has
+one label.
+
+A text or picture that is missing (None, NaN, pandas' NA) is a bad item; a missing label is an error.
 
 Shapes: N items, K channels, height H, width W, C classes.
 """
@@ -14,8 +18,9 @@ Shapes: N items, K channels, height H, width W, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -30,52 +35,74 @@ from graft.data.items import (
     show,
     whole_text,
 )
-from graft.data.table import read_label
-from graft.errors import DataError, suggest
+from graft.data.labels import (
+    ONE_HOT,
+    alike_kinds,
+    check_numbers,
+    is_missing,
+    is_one_hot,
+    read_label,
+    write_whole,
+)
+from graft.errors import DataError, quote, quote_some, suggest
+from graft.recipe import DataSettings
 
 if TYPE_CHECKING:
     from graft.data.items import Source
-    from graft.task import Kind
 
 Labels: TypeAlias = list[tuple[str, ...]]
 
 
-def list_arrays(data: Mapping[str, Any] | Sequence[Any], modality: Modality = "picture") -> Listing:
+def list_arrays(
+    data: Mapping[str, Any] | Sequence[Any],
+    modality: Modality = "picture",
+    settings: DataSettings = DataSettings(),  # noqa: B008 (frozen)
+) -> Listing:
     """The items of arrays, in their given order.
 
     Raises:
         DataError: not of the form above, an unknown split, no train split, as many labels as
-            pictures were expected, a label that is neither text nor a whole number, or one label a
-            picture in one split and any number in another.
+            pictures were expected, a label that is missing or neither text nor a number, numbers that are
+            no classes, or one label a picture in one split and any number in another.
     """
     given = data if isinstance(data, Mapping) else {"": data}
     make = text_row if modality == "text" else picture_row
-    parts = [_labelled_rows(pair, _split(name) if name else "", make) for name, pair in given.items()]
-    rows = [row for part, _, _ in parts for row in part]
+    listed = {
+        str(name): _list_part(pair, _split(name) if name else "", make) for name, pair in given.items()
+    }
+    parts = alike_kinds({name: part for name, part in listed.items() if part.rows})
+    rows = [row for part in parts.values() for row in part.rows]
     if not rows:
         raise DataError("The data has no items; at least two with different labels are needed.")
-    kinds = {kind for part, kind, _ in parts if part}
+    kinds = {part.kind for part in parts.values()}
     if len(kinds) > 1:
         raise DataError("Some splits have one label for each item, others any number; give all alike.")
-    named = [name for _, _, names in parts for name in names]
+    (kind,) = kinds
+    problems = dict.fromkeys(problem for part in parts.values() for problem in part.problems)
+    numbered = check_numbers(rows, settings.task, "") if kind == "single-label" else ()
+    named = [name for part in listed.values() for name in part.classes]
+    rows = rows if named else write_whole(rows)
     classes = dict.fromkeys([*named, *named_classes(rows)])
-    return Listing(tuple(rows), (), tuple(classes), kinds.pop())
+    return Listing(tuple(rows), (*problems, *numbered), tuple(classes), kind)
 
 
 def picture_row(picture: Source, number: int) -> Row:
     """One picture in memory or at a path, unlabelled, as item ``number``."""
+    if is_missing(picture):
+        return Row("", f"item {number}", fault="it is missing")
     if isinstance(picture, str | Path):
         return Row(Path(picture), display(Path(picture).as_posix()))
     return Row(picture, f"item {number}")
 
 
 def text_row(text: Any, number: int) -> Row:
-    """One text, or two that belong together, unlabelled, as item ``number``.
+    """One text, or two that belong together, unlabelled, as item ``number``; a missing one is empty.
 
     Raises:
         DataError: it is neither.
     """
-    parts = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, tuple | list) else ()
+    given = tuple(text) if isinstance(text, tuple | list) else (text,)
+    parts = ["" if is_missing(part) else part for part in given]
     if not 1 <= len(parts) <= 2 or not all(isinstance(part, str) for part in parts):
         raise DataError(
             f"item {number} is {type(text).__name__}; a text, or a pair of texts, was expected."
@@ -86,14 +113,14 @@ def text_row(text: Any, number: int) -> Row:
 def _split(name: Any) -> str:
     known = SPLIT_NAMES.get(str(name).casefold())
     if known is None:
-        raise DataError(f"{name!r} is no split; train, val and test are.{suggest(str(name), SPLIT_NAMES)}")
+        raise DataError(
+            f"{quote(name)} is no split; train, val and test are.{suggest(str(name), SPLIT_NAMES)}"
+        )
     return known
 
 
-def _labelled_rows(
-    given: Any, split: str, make: Callable[[Any, int], Row]
-) -> tuple[list[Row], Kind, tuple[str, ...]]:
-    """The rows of one split, whether they have any number of labels, and the names of its columns."""
+def _list_part(given: Any, split: str, make: Callable[[Any, int], Row]) -> Listing:
+    """The items of one split; ``classes``: the names of columns of zeros and ones."""
     shown = f" of {split}" if split else ""
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise DataError(
@@ -107,14 +134,33 @@ def _labelled_rows(
             f"There are {len(pictures)} items and {len(labels)} labels{shown}; one label for "
             "each was expected."
         )
-    names, kind, columns = _read_labels(labels, given[2:], shown)
-    plain = [make(picture, number) for number, picture in enumerate(pictures)]
+    found = _read_labels(labels, given[2:], shown)
+    plain = [make(picture, number) for number, picture in enumerate(_items_of(pictures, shown))]
     ids = _unique([row.id for row in plain])
     rows = [
-        Row(row.source, shown_id, label, split)
-        for row, shown_id, label in zip(plain, ids, names, strict=True)
+        replace(row, id=own_id, labels=row_labels, split=split)
+        for row, own_id, row_labels in zip(plain, ids, found.labels, strict=True)
     ]
-    return rows, kind, columns
+    several = found.several and not (found.columns and is_one_hot(rows))
+    return Listing(
+        tuple(rows),
+        (ONE_HOT,) if several != found.several else (),
+        found.columns,
+        "multi-label" if several else "single-label",
+    )
+
+
+def _items_of(given: Any, shown: str) -> Any:
+    """Items one by one: the cells of a frame's one column, or pairs of its two."""
+    if not hasattr(given, "columns"):
+        return given
+    columns = [list(given[name]) for name in given.columns]
+    if not 1 <= len(columns) <= 2:
+        raise DataError(
+            f"The items{shown} are a frame of {len(columns)} columns; one, or two of texts that belong "
+            "together, was expected."
+        )
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
 def _unique(ids: list[str]) -> list[str]:
@@ -127,17 +173,42 @@ def _unique(ids: list[str]) -> list[str]:
     return unique
 
 
-def _read_labels(labels: Any, names: Sequence[Any], shown: str) -> tuple[Labels, Kind, tuple[str, ...]]:
-    if names or getattr(labels, "ndim", 1) == 2:
-        columns, found = _matrix(labels, names, shown)
-        return found, "multi-label", columns
-    values = np.asarray(labels).tolist() if hasattr(labels, "dtype") else list(labels)
+class _Found(NamedTuple):
+    """The labels of each item, whether there may be several, and the names of columns of zeros and ones."""
+
+    labels: Labels
+    several: bool
+    columns: tuple[str, ...] = ()
+
+
+def _read_labels(labels: Any, names: Sequence[Any], shown: str) -> _Found:
+    columns = list(names[0]) if names else list(getattr(labels, "columns", ()))
+    if len(columns) == 1 and not names:  # a frame of one column
+        labels, columns = labels[columns[0]], []
+    if columns or getattr(labels, "ndim", 1) == 2 or _is_nested_matrix(labels):
+        return _matrix(labels, columns, shown)
+    array = np.asarray(labels if hasattr(labels, "dtype") else None)
+    kept = array.ndim == 1 and array.dtype.kind in "fmM"  # what Python's own values would say less of
+    values = list(array) if kept else array.tolist() if array.ndim else list(labels)
     if any(isinstance(value, list | tuple | set | frozenset) for value in values):
-        return _each(values, _several, shown), "multi-label", ()
-    return _each(values, lambda value: (_one(value),), shown), "single-label", ()
+        return _Found(_each(values, _several, shown), several=True)
+    return _Found(_each(values, lambda value: (read_label(value),), shown), several=False)
 
 
-def _matrix(labels: Any, names: Sequence[Any], shown: str) -> tuple[tuple[str, ...], Labels]:
+def _is_nested_matrix(labels: Any) -> bool:
+    """Whether lists of labels are all as long as each other, two or more, of nothing but 0 and 1."""
+    if not isinstance(labels, list | tuple) or not all(isinstance(row, list | tuple) for row in labels):
+        return False
+    widths = {len(row) for row in labels}
+    cells = (cell for row in labels for cell in row)
+    return len(widths) == 1 and widths > {1} and all(_is_bit(cell) for cell in cells)
+
+
+def _is_bit(cell: Any) -> bool:
+    return isinstance(cell, int | float | np.generic) and cell in (0, 1)
+
+
+def _matrix(labels: Any, names: Sequence[Any], shown: str) -> _Found:
     """Names of the columns, and of each row those that are 1."""
     try:
         array = np.asarray(labels)
@@ -149,14 +220,15 @@ def _matrix(labels: Any, names: Sequence[Any], shown: str) -> tuple[tuple[str, .
             f"The labels{shown} are no matrix of zeros and ones with one row for each item; that, lists "
             "of labels, or one label for each item was expected."
         )
-    columns = _each(list(names[0]) if names else range(array.shape[1]), lambda name: (_one(name),), shown)
+    columns = _each(names or range(array.shape[1]), lambda name: (read_label(name),), shown)
     flat = [name for (name,) in columns]
     if len(flat) != array.shape[1] or len(set(flat)) != len(flat):
         raise DataError(
-            f"The labels{shown} have {array.shape[1]} columns and the names {flat}; one name for each "
-            "column was expected, no two alike."
+            f"The labels{shown} have {array.shape[1]} columns and the names {quote_some(flat)}; one name "
+            "for each column was expected, no two alike."
         )
-    return tuple(flat), [tuple(sorted(flat[index] for index in np.flatnonzero(row))) for row in array]
+    found: Labels = [tuple(sorted(flat[index] for index in np.flatnonzero(row))) for row in array]
+    return _Found(found, several=True, columns=tuple(flat))
 
 
 def _each(values: Any, read: Any, shown: str) -> Labels:
@@ -171,11 +243,7 @@ def _each(values: Any, read: Any, shown: str) -> Labels:
     return names
 
 
-def _one(value: Any) -> str:
-    return read_label(value.item() if isinstance(value, np.generic) else value)
-
-
 def _several(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple | set | frozenset):
-        raise ValueError(f"label is {value!r}; a list of labels, as for other items, was expected")
-    return tuple(sorted({_one(each) for each in value}))
+        raise ValueError(f"label is {quote(value)}; a list of labels, as for other items, was expected")
+    return tuple(sorted({read_label(each) for each in value}))

@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from graft.backbones.hub import PROBE_SECONDS, is_switched_off
+from graft.data.cells import Record
+from graft.data.columns import Columns, find_columns
 from graft.data.items import SPLIT_NAMES, Listing, Modality, Notes, display, label_name
-from graft.data.table import Columns, find_columns, list_records
-from graft.data.tabular import Record
-from graft.errors import DataError
+from graft.data.table import list_records
+from graft.errors import DataError, quote, quote_some
 
 if TYPE_CHECKING:
     from graft.recipe import DataSettings
@@ -73,7 +74,7 @@ def list_hub(name: str, settings: DataSettings, modality: Modality) -> Listing:
     ]
     if not records:
         raise DataError(
-            f"{display(str(where))} has no row with a label in {' or '.join(map(repr, columns.labels))}; "
+            f"{display(str(where))} has no row with a label in {quote_some(columns.labels)}; "
             "name another column with --set data.label=NAME."
         )
     listing = list_records(where, columns, records, settings)
@@ -228,7 +229,7 @@ def _choose_parts(
             parts[title], chosen[split] = part, title
     if not parts:
         raise DataError(
-            f"{display(str(where))} has the splits {', '.join(map(repr, found)) or 'none'}; train, "
+            f"{display(str(where))} has the splits {quote_some(list(found)) or 'none'}; train, "
             "validation or test was expected. Write the right one with save_to_disk, and name its folder "
             "as hf/./folder."
         )
@@ -256,8 +257,8 @@ def _find_columns(where: Path, parts: Mapping[str, Any], settings: DataSettings)
         for name in columns.items:
             if name in part.column_names and not _PLAIN.match(_type_of(part, name)):
                 raise DataError(
-                    f"The column {name!r} of {display(str(where))} holds {part.features[name]!r}, no "
-                    "texts; name another with --set data.text=NAME."
+                    f"The column {quote(name)} of {display(str(where))} holds "
+                    f"{quote(part.features[name])}, no texts; name another with --set data.text=NAME."
                 )
         find_columns(where, part.column_names, settings.model_copy(update={"text": columns.items}), "text")
     if "" in parts or settings.split != type(settings)().split:  # asked for by name
@@ -331,7 +332,7 @@ def _name_of(value: Any, names: list[str], place: str) -> Any:
     if isinstance(value, list):
         return [_name_of(each, names, place) for each in value]
     if not isinstance(value, int) or not 0 <= value < len(names):
-        raise DataError(f"The label {value!r} in {place} is none of the {len(names)} that have names.")
+        raise DataError(f"The label {quote(value)} in {place} is none of the {len(names)} that have names.")
     return names[value]
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from graft.errors import quote_some
 from graft.task import Kind, Task
 
 if TYPE_CHECKING:
@@ -347,4 +348,4 @@ def show_labels(labels: Sequence[str]) -> str:
     >>> show_labels(["cat", "dog"]), show_labels([])
     ("'cat', 'dog'", 'no label')
     """
-    return ", ".join(map(repr, labels)) or "no label"
+    return quote_some(labels) or "no label"

@@ -36,11 +36,12 @@ from graft.data.items import (
     order_labels,
     show,
 )
+from graft.data.labels import find_alike, write_as_known
 from graft.data.scan import Progress, Scanned, max_pixels_of, scan_rows, set_aside
 from graft.data.table import list_table, list_tables, list_texts
 from graft.data.tabular import TABLES
 from graft.data.validation import share_by_size, split_off
-from graft.errors import DataError, suggest
+from graft.errors import DataError, quote, quote_some, suggest
 from graft.recipe import DataSettings
 from graft.task import Kind, Task
 
@@ -89,6 +90,7 @@ def read_splits(
         *bad,
         *empty,
         *single,
+        *find_alike(task.labels),
         *find_leaks(parts, modality),
         *find_contradictions(parts, task, modality),
     )
@@ -121,7 +123,9 @@ def read_labelled(
             splits of which only train is there.
     """
     needs = () if _are_classes(data, task) else ("test", "val", "train")
+    settings = settings.model_copy(update={"task": "classes"})  # as the model took its labels
     listing = _held_out(_list_labelled(data, settings, needs, modality, columns), data)
+    listing = replace(listing, rows=tuple(write_as_known(listing.rows, task.labels)))
     _check_kind(listing, task)
     good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     _check_known([each.row for each in good], task, "the model")
@@ -145,8 +149,8 @@ def read_items(
     """
     if modality == "text" and isinstance(sources, str) and names_file(sources):
         raise DataError(
-            f"{sources!r} is a text, and also the name of a file. For what is in the file give "
-            f"pathlib.Path({sources!r}), for the text itself [{sources!r}]."
+            f"{quote(sources)} is a text, and also the name of a file. For what is in the file give "
+            f"pathlib.Path({quote(sources)}), for the text itself [{quote(sources)}]."
         )
     one = isinstance(sources, str | Path) or not isinstance(sources, Sequence)
     given: Sequence[Any] = [sources] if one else sources  # type: ignore[assignment]
@@ -201,7 +205,7 @@ def _list_labelled(
     columns: tuple[str, ...] = (),
 ) -> Listing:
     if not isinstance(data, str | Path):
-        return list_arrays(data, modality)
+        return list_arrays(data, modality, settings)
     if isinstance(data, str) and data.startswith(PREFIX) and not Path(data).exists():
         return list_hub(data, settings, modality)
     path = Path(data)
@@ -223,7 +227,9 @@ def _not_there(path: Path, text: str) -> DataError:
         return DataError("No data was named; give a folder of class folders or a table.")
     parent = path.parent
     near = suggest(path.name, [each.name for each in parent.iterdir()]) if parent.is_dir() else ""
-    return DataError(f"There is no folder or table {display(text)}.{near}")
+    full = str(path.absolute())
+    where = "" if full == text else f" (looked for {display(full)})"
+    return DataError(f"There is no folder or table {display(text)}{where}.{near}")
 
 
 def _make_task(data: Data, listing: Listing, good: Sequence[Scanned]) -> tuple[Task, tuple[Problem, ...]]:
@@ -246,7 +252,7 @@ def _too_few(data: Data, labels: Sequence[str], kind: Kind, noun: Modality) -> s
     where = f" in {display(str(data))}" if isinstance(data, str | Path) else ""
     if kind == "multi-label":
         return f"No readable training {noun}{where} has a label; at least one with a label is needed."
-    found = f"There is one class{where}, {labels[0]!r}" if labels else f"There is no class{where}"
+    found = f"There is one class{where}, {quote(labels[0])}" if labels else f"There is no class{where}"
     how = "each in a folder of its own or " if noun == "picture" else ""
     return (
         f"{found}; at least two classes with readable training {noun}s are needed, {how}"
@@ -271,11 +277,11 @@ def _check_known(rows: Sequence[Row], task: Task, whose: str) -> None:
             if label not in known:
                 unknown[label].append(row)
     if unknown:
-        lines = [f"{label!r}: {len(of)} items, {of[0].where}" for label, of in unknown.items()]
+        lines = [f"{quote(label)}: {len(of)} items, {of[0].where}" for label, of in unknown.items()]
         near = suggest(next(iter(unknown)), task.labels)
         raise DataError(
             f"{_count(unknown)} not known to {whose}:{show(lines)}\n"
-            f"Known: {', '.join(map(repr, task.labels))}.{near} Rename or remove these items, or "
+            f"Known: {quote_some(task.labels)}.{near} Rename or remove these items, or "
             f"train with them.{_separator_hint(unknown, task)}"
         )
 

@@ -2,23 +2,27 @@
 
 Where a picture may have any number of labels, they stand in one cell with a separator between them
 ("cat|dog", with ``data.separator``), in cells that are lists (JSON lines, Parquet), or in one column of
-zeros and ones for each label (``data.label`` names them all). A cell without labels then means none.
+zeros and ones for each label (``data.label`` names them all). A cell without labels then means none. Where
+such columns hold exactly one 1 in every row, each item has one label.
 
 Values are taken as they stand: "NA" is a label like any other, and an empty cell is an error that
-names its row (but see above). Paths are relative to the table's folder. A picture that does not exist
-is a bad item like an unreadable one (scan.py), and so is a text that is empty; whatever makes the table
-itself doubtful stops the run here. Of texts, bytes that are no UTF-8 are replaced, and told.
+names its row (but see above); of numbers see labels.py. Paths are relative to the table's folder, or else
+to the working folder; in Parquet, pictures may also stand in the cells themselves. A picture that does not
+exist is a bad item like an unreadable one (scan.py), and so is a text that is empty; whatever makes the
+table itself doubtful stops the run here. Of texts, bytes that are no UTF-8 are replaced, and told.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graft.data.cells import Record
+from graft.data.columns import Columns, find_columns, find_texts, with_pictures, with_usual
 from graft.data.items import (
     REPLACED,
     SPLIT_NAMES,
@@ -35,20 +39,21 @@ from graft.data.items import (
     show_labels,
     whole_text,
 )
-from graft.data.tabular import TABLES, Record, read_cells, read_lines
-from graft.errors import DataError, suggest
+from graft.data.labels import (
+    ONE_HOT,
+    alike_kinds,
+    check_numbers,
+    is_missing,
+    is_one_hot,
+    read_label,
+    write_whole,
+)
+from graft.data.tabular import TABLES, read_cells, read_lines
+from graft.errors import DataError, quote, suggest
 
 if TYPE_CHECKING:
     from graft.recipe import DataSettings
     from graft.task import Kind
-
-_TEXT_COLUMNS = (
-    "text", "sentence", "review", "content", "body", "comment", "tweet", "message", "document", "title",
-)  # fmt: skip
-_PAIR_COLUMNS = (
-    ("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"), ("text1", "text2"),
-    ("question", "sentence"), ("text_a", "text_b"),
-)  # fmt: skip
 
 _MESSAGES = {
     "encoding": (
@@ -66,16 +71,6 @@ _MESSAGES = {
         "rid of this warning."
     ),
 }
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where a row's cells say what."""
-
-    items: tuple[str, ...]  # the picture's path; or the text, or both texts of a pair
-    modality: Modality
-    labels: tuple[str, ...]  # one, or one for each class
-    split: str | None
 
 
 @dataclass(frozen=True)
@@ -103,9 +98,13 @@ def list_table(
         DataError: not readable as such a table; a column is missing; a path, label or split is
             empty or not allowed; one picture has other labels in another row. Names the rows.
     """
-    names, records = read_cells(path, modality)
-    settings = _with_usual(settings, usual, names)
-    return list_records(path, find_columns(path, names, settings, modality), list(records), settings)
+    cells = read_cells(path, modality)
+    settings = with_usual(settings, usual, cells.names)
+    if modality == "picture":
+        settings = with_pictures(path, settings, cells)
+    columns = find_columns(path, cells.names, settings, modality)
+    listing = list_records(path, columns, list(cells.records), settings)
+    return replace(listing, problems=(*cells.problems, *listing.problems))
 
 
 def list_records(path: Path, columns: Columns, records: list[Record], settings: DataSettings) -> Listing:
@@ -117,7 +116,16 @@ def list_records(path: Path, columns: Columns, records: list[Record], settings: 
     modality = columns.modality
     lists = any(isinstance(record.cells.get(name), list) for record in records for name in columns.labels)
     form = _Form(columns, settings.separator, lists)
-    rows = _rows(path, records, form)
+    rows, faults = _rows(path, records, form)
+    kind = form.kind
+    if len(columns.labels) > 1 and is_one_hot(rows):
+        kind = "single-label"
+    numbered = () if form.kind != "single-label" else check_numbers(rows, settings.task, f" of {path}")
+    if faults:
+        raise DataError(
+            f"{len(faults)} of {len(records)} rows of {path} cannot be used:{show(faults)}\n"
+            "Correct these cells or remove the rows."
+        )
     if not rows:
         raise DataError(f"The table {path} has no rows; one row for each {modality} was expected.")
     kept, notes = _without_repeats(path, rows, modality)
@@ -127,11 +135,12 @@ def list_records(path: Path, columns: Columns, records: list[Record], settings: 
     classes = dict.fromkeys([*map(label_name, named), *named_classes(kept)])
     if form.kind == "single-label":
         for name in _joined(classes):
-            notes.add("joined", name)
+            notes.add("joined", quote(name))
     if modality == "picture":
         kept.sort(key=lambda row: (row.split, row.id))
     taken = columns.items if modality == "text" else ()
-    return Listing(tuple(kept), notes.problems(_MESSAGES), tuple(classes), form.kind, taken)
+    problems = (*notes.problems(_MESSAGES), *numbered, *((ONE_HOT,) if kind != form.kind else ()))
+    return Listing(tuple(kept), problems, tuple(classes), kind, taken)
 
 
 def _joined(classes: Collection[str]) -> Iterator[str]:
@@ -166,7 +175,12 @@ def list_tables(folder: Path, settings: DataSettings, usual: tuple[str, ...] = (
             f"folder with such tables ({', '.join(TABLES)}), or one table by its path. If it holds "
             "pictures, take a backbone that sees: without --backbone it is the one that ships with graft."
         )
-    listings = {split: list_table(path, settings, "text", usual) for split, path in found.items()}
+    classes_given = settings.model_copy(update={"task": "classes"})  # of few items, numbers say little
+    listings = {
+        split: list_table(path, settings if split == "train" else classes_given, "text", usual)
+        for split, path in found.items()
+    }
+    listings = alike_kinds(listings)
     kinds = {listing.kind for listing in listings.values()}
     if len(kinds) > 1:
         raise DataError(f"Some tables of {folder} have one label for each text, others any number.")
@@ -188,24 +202,18 @@ def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) 
     Raises:
         DataError: not readable, a cell is no text, or the column of texts cannot be told.
     """
-    notes, guessed = Notes(), tuple[str, ...]()
+    notes, guessed, odd = Notes(), tuple[str, ...](), tuple[Problem, ...]()
     if path.suffix.lower() not in TABLES:
         rows = _said(path)
     else:
-        names, records = read_cells(path, "text")
-        settings = _with_usual(settings, usual, names)
-        columns = _find_texts(path, names, settings, ())
+        cells = read_cells(path, "text")
+        odd = cells.problems
+        settings = with_usual(settings, usual, cells.names)
+        columns = find_texts(path, cells.names, settings, ())
         guessed = () if settings.text is not None else columns
-        rows = [_unlabelled(path, record, columns) for record in records]
+        rows = [_unlabelled(path, record, columns) for record in cells.records]
     _note_texts(notes, rows, guessed)
-    return Listing(tuple(rows), notes.problems(_MESSAGES))
-
-
-def _with_usual(settings: DataSettings, usual: tuple[str, ...], names: list[str]) -> DataSettings:
-    """The settings, with the ``usual`` columns of texts where they name none and ``names`` holds these."""
-    if settings.text is not None or not usual or not set(usual) <= set(names):
-        return settings
-    return settings.model_copy(update={"text": usual[0] if len(usual) == 1 else usual})
+    return Listing(tuple(rows), (*odd, *notes.problems(_MESSAGES)))
 
 
 def _said(path: Path) -> list[Row]:
@@ -230,81 +238,19 @@ def _note_texts(notes: Notes, rows: Iterable[Row], guessed: tuple[str, ...]) -> 
         notes.add("column", " and ".join(guessed))
 
 
-def find_columns(path: Path, names: list[str], settings: DataSettings, modality: Modality) -> Columns:
-    """Which of the columns ``names`` hold items, labels and splits; ``path`` is for messages.
-
-    Raises:
-        DataError: one is missing, or the column of texts cannot be told.
-    """
-    labels = (settings.label,) if isinstance(settings.label, str) else settings.label
-    if modality == "picture" and settings.image not in names:
-        raise _missing_column(path, "image", settings.image, names)
-    for label in labels:
-        if label not in names:
-            raise _missing_column(path, "label", label, names)
-    others = (*labels, settings.split)
-    items = (settings.image,) if modality == "picture" else _find_texts(path, names, settings, others)
-    if settings.split in names:
-        return Columns(items, modality, labels, settings.split)
-    if settings.split != type(settings)().split:  # asked for by name
-        raise _missing_column(path, "split", settings.split, names)
-    return Columns(items, modality, labels, None)
-
-
-def _find_texts(
-    path: Path, names: list[str], settings: DataSettings, others: Sequence[str]
-) -> tuple[str, ...]:
-    """The column of texts, or both of pairs: as named, by what they are usually called, or the only one."""
-    if settings.text is not None:
-        asked = (settings.text,) if isinstance(settings.text, str) else settings.text
-        for name in asked:
-            if name not in names:
-                raise _missing_column(path, "text", name, names)
-        return asked
-    for pair in _PAIR_COLUMNS:
-        if set(pair) <= set(names):
-            return pair
-    left = [name for name in names if name not in others]
-    usual = [name for known in _TEXT_COLUMNS for name in left if name.casefold() == known]
-    if usual:
-        return (usual[0],)
-    if len(left) == 1:
-        return (left[0],)
-    raise DataError(
-        f"Which column of {path} holds the texts cannot be told; its columns are: "
-        f"{', '.join(map(repr, names)) or 'none'}. Name it with --set data.text=NAME, or both of pairs "
-        'with --set data.text=\'["NAME", "NAME"]\'.'
-    )
-
-
 def _text_cell(value: Any) -> str:
     """A cell as text; nothing where it is empty, and numbers as they are written.
 
     Raises:
         ValueError: in words, where it is neither.
     """
-    if not isinstance(value, str | int | float | None):
+    if not isinstance(value, str | int | float) and not is_missing(value):
         raise ValueError(f"a cell is {type(value).__name__}; a text was expected")
-    return "" if value is None else whole_text(value if isinstance(value, str) else json.dumps(value))
+    return "" if is_missing(value) else whole_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def _missing_column(path: Path, key: str, name: str, names: list[str]) -> DataError:
-    present = ", ".join(repr(each) for each in names) or "none"
-    text = next((each for each in names if each.casefold() in _TEXT_COLUMNS), None)
-    if key == "image" and text is not None:
-        return DataError(
-            f"The table {path} has texts, in its column {text!r}, and the backbone takes pictures. Give "
-            "one that reads: --backbone hf/sentence-transformers/all-MiniLM-L6-v2, or hf/./FOLDER. (Of a "
-            f"table of pictures, --set data.image=NAME names the column of paths; there is no {name!r}.)"
-        )
-    texts = " Texts want a backbone that reads them: --backbone hf/…" if key == "image" else ""
-    return DataError(
-        f"The table {path} has no column {name!r}; its columns are: {present}."
-        f"{suggest(name, names)} Name the right one with --set data.{key}=NAME.{texts}"
-    )
-
-
-def _rows(path: Path, records: list[Record], form: _Form) -> list[Row]:
+def _rows(path: Path, records: list[Record], form: _Form) -> tuple[list[Row], list[str]]:
+    """The rows that can be used, and why others cannot."""
     faults: list[str] = []
     rows: list[Row] = []
     for record in records:
@@ -312,34 +258,34 @@ def _rows(path: Path, records: list[Record], form: _Form) -> list[Row]:
             rows.append(_row(path.parent, record, form))
         except ValueError as fault:
             faults.append(f"{record.place}: {fault}")
-    if faults:
-        raise DataError(
-            f"{len(faults)} of {len(records)} rows of {path} cannot be used:{show(faults)}\n"
-            "Correct these cells or remove the rows."
-        )
-    return rows
+    return rows if len(form.columns.labels) > 1 else write_whole(rows), faults
 
 
 def _row(folder: Path, record: Record, form: _Form) -> Row:
     """Raises ValueError, in words, for a cell that cannot be used."""
     columns = form.columns
-    source: Path | Text
     if columns.modality == "text":
-        source, shown = Text(*(_text_cell(record.cells.get(name)) for name in columns.items)), record.place
+        text = Text(*(_text_cell(record.cells.get(name)) for name in columns.items))
+        row = Row(text, record.place)
     else:
-        source, shown = _picture(folder, record.cells.get(columns.items[0]), columns.items[0])
+        row = _picture(folder, record.cells.get(columns.items[0]), columns.items[0], record.place)
     labels = _labels(record.cells, form)
     split = "" if columns.split is None else _split(record.cells.get(columns.split), columns.split)
-    place = "" if columns.modality == "text" else record.place
-    return Row(source, shown, labels, split, place)
+    return replace(row, labels=labels, split=split)
 
 
-def _picture(folder: Path, name: Any, column: str) -> tuple[Path, str]:
+def _picture(folder: Path, cell: Any, column: str, place: str) -> Row:
+    """A picture by its path, or itself: its file's bytes, or these and a path, of which one may lack."""
+    name = cell.get("path") if isinstance(cell, dict) else cell
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if isinstance(content, bytes):
+        shown = display(name.strip()) if isinstance(name, str) else ""
+        return Row(content, f"{shown} ({place})" if shown else place)
     if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"{column} is {name!r}; the path of a picture was expected")
+        raise ValueError(f"{column} is {quote(cell)}; the path of a picture was expected")
     if "\0" in name:
-        raise ValueError(f"{column} is {name!r}; a path has no zero byte")
-    return _locate(folder, name.strip())
+        raise ValueError(f"{column} is {quote(name)}; a path has no zero byte")
+    return _locate(folder, name.strip(), place)
 
 
 def _labels(cells: Mapping[str, Any], form: _Form) -> tuple[str, ...]:
@@ -361,7 +307,7 @@ def _parts(cell: Any, separator: str | None, name: str) -> list[Any]:
     if isinstance(cell, list):
         return cell
     if separator is None:
-        raise ValueError(f"{name} is {cell!r}; a list of labels, as in other rows, was expected")
+        raise ValueError(f"{name} is {quote(cell)}; a list of labels, as in other rows, was expected")
     return [part for part in cell.split(separator) if part.strip()] if isinstance(cell, str) else [cell]
 
 
@@ -372,35 +318,36 @@ def _is_one(value: Any, name: str) -> bool:
     """Whether a column's label applies: 0 or 1, also as 0.0, "1" or False."""
     known = _TRUTH.get(str(value).strip().casefold())
     if known is None:
-        raise ValueError(f"{name} is {value!r}; 0 or 1 was expected")
+        raise ValueError(f"{name} is {quote(value)}; 0 or 1 was expected")
     return known
-
-
-def read_label(value: Any, name: str = "label") -> str:
-    """A cell's label as text; ValueError, in words, where there is none or it is no label."""
-    if isinstance(value, bool | int):
-        return str(value)
-    if isinstance(value, str) and label_name(value):
-        return label_name(value)
-    if isinstance(value, float):
-        raise ValueError(f"{name} is {value!r}; text or a whole number was expected")
-    raise ValueError(f"{name} is {'empty' if value in (None, '') else repr(value)}")
 
 
 def _split(value: Any, name: str) -> str:
     known = SPLIT_NAMES.get(value.strip().casefold()) if isinstance(value, str) else None
     if known is None:
         near = suggest(str(value), SPLIT_NAMES)
-        raise ValueError(f"{name} is {value!r}; train, val or test was expected.{near}")
+        raise ValueError(f"{name} is {quote(value)}; train, val or test was expected.{near}")
     return known
 
 
-def _locate(folder: Path, name: str) -> tuple[Path, str]:
-    """Where the picture is, and its id: relative to the table's folder if it lies below it."""
-    whole = Path(os.path.normpath(folder / name))
-    base = Path(os.path.normpath(folder))
-    below = whole.relative_to(base) if whole.is_relative_to(base) else Path(os.path.normpath(name))
-    return whole, display(below.as_posix())
+def _locate(folder: Path, name: str, place: str) -> Row:
+    """The picture, beside the table or else in the working folder; its id is relative to the table's folder
+    where it lies below that."""
+    beside, here = Path(os.path.normpath(folder / name)), Path(os.path.normpath(name))
+    there = next(filter(_exists, (beside, here)), None)
+    looked = dict.fromkeys(str(path.absolute()) for path in (beside, here))
+    fault = "" if there else f"there is no such file: {', nor '.join(map(display, looked))}"
+    there = there or beside
+    whole, base = there.absolute(), Path(os.path.normpath(folder.absolute()))
+    below = whole.relative_to(base) if whole.is_relative_to(base) else here
+    return Row(there, display(below.as_posix()), place=place, fault=fault)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long a name, a folder that is closed
+        return False
 
 
 def _without_repeats(path: Path, rows: list[Row], modality: Modality) -> tuple[list[Row], Notes]:
@@ -414,6 +361,9 @@ def _without_repeats(path: Path, rows: list[Row], modality: Modality) -> tuple[l
     labelled: dict[Any, Row] = {}
     notes, conflicts = Notes(), []
     for row in rows:
+        if isinstance(row.source, bytes):  # compared by content, as files with other names are
+            first[len(first), row.split] = row
+            continue
         known = labelled.setdefault(row.source, row)
         if known.labels != row.labels:
             one, other = (show_labels(each.labels or ()) for each in (known, row))
