@@ -122,5 +122,10 @@ def quote_some(values: Sequence[Any], most: int = 20) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
+def shorten(text: str) -> str:
+    """A text as it stands, or its first MOST_SHOWN characters, the last of them an ellipsis."""
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MOST_SHOWN

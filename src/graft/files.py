@@ -187,3 +187,11 @@ def _depth(values: Any) -> int:
             if isinstance(inner, dict | list)
         ]
     return depth
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; not where its name is too long or a folder is closed."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

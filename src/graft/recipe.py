@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from graft.errors import RecipeError, suggest
+from graft.files import is_there
 from graft.options import Frozen, PhaseOptions, Views
 
 DEFAULT_BACKBONE = "graft/resnet18-half-64"
@@ -251,7 +252,10 @@ def read_recipe(
     Raises:
         RecipeError: no such file, broken TOML, an unknown key, or a value that is not allowed.
     """
-    values: dict[str, Any] = _read_toml(Path(file)) if file is not None else {}
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read_toml(Path(file))
+        _find_beside(values, Path(file).parent)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -299,6 +303,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"The recipe {path} is not UTF-8 text; a TOML file was expected.") from None
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"The recipe {path} is not valid TOML: {error}.") from None
+
+
+def _find_beside(values: dict[str, Any], folder: Path) -> None:
+    """Paths of data and weights that lie beside the recipe, and not in the working folder, point there."""
+    data = values.get("data")
+    places = [(values, "weights"), *([(data, "path")] if isinstance(data, dict) else [])]
+    for table, key in places:
+        path = table.get(key)
+        if isinstance(path, str) and path and not is_there(Path(path)) and is_there(folder / path):
+            table[key] = str(folder / path)
 
 
 def _toml_lines(values: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from graft.errors import shorten
 from graft.plan import Phase, Plan
 from graft.progress import percent
 from graft.steps import Calibrate, Select, Solve, Train
@@ -158,7 +159,7 @@ def _share(count: int, plan: Plan) -> str:
 def name_some(names: Iterable[str], most: int = 6) -> str:
     names = list(names)
     more = f" … ({len(names)})" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(shorten, names[:most])) + more
 
 
 def finding_lines(findings: Iterable[Mapping[str, Any]]) -> Iterator[str]:

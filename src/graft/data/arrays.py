@@ -48,6 +48,8 @@ from graft.errors import DataError, quote, quote_some, suggest
 from graft.recipe import DataSettings
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from graft.data.items import Source
 
 Labels: TypeAlias = list[tuple[str, ...]]
@@ -185,6 +187,9 @@ def _read_labels(labels: Any, names: Sequence[Any], shown: str) -> _Found:
     columns = list(names[0]) if names else list(getattr(labels, "columns", ()))
     if len(columns) == 1 and not names:  # a frame of one column
         labels, columns = labels[columns[0]], []
+    if getattr(labels, "ndim", 1) == 2 and labels.shape[1] == 1 and not columns and not names:
+        column = np.asarray(labels)[:, 0]
+        labels = labels if all(map(_is_bit, column)) else column
     if columns or getattr(labels, "ndim", 1) == 2 or _is_nested_matrix(labels):
         return _matrix(labels, columns, shown)
     array = np.asarray(labels if hasattr(labels, "dtype") else None)
@@ -201,7 +206,7 @@ def _is_nested_matrix(labels: Any) -> bool:
         return False
     widths = {len(row) for row in labels}
     cells = (cell for row in labels for cell in row)
-    return len(widths) == 1 and widths > {1} and all(_is_bit(cell) for cell in cells)
+    return len(widths) == 1 and min(widths) > 1 and all(map(_is_bit, cells))
 
 
 def _is_bit(cell: Any) -> bool:
@@ -212,13 +217,13 @@ def _matrix(labels: Any, names: Sequence[Any], shown: str) -> _Found:
     """Names of the columns, and of each row those that are 1."""
     try:
         array = np.asarray(labels)
-        right = array.ndim == 2 and bool(np.isin(array, (0, 1)).all())
-    except (TypeError, ValueError):  # rows of different length
-        right = False
-    if not right:
+    except ValueError:  # rows of different length
+        array = np.zeros(())
+    other = "" if array.ndim != 2 else _other_than_bits(array)
+    if array.ndim != 2 or other:
         raise DataError(
-            f"The labels{shown} are no matrix of zeros and ones with one row for each item; that, lists "
-            "of labels, or one label for each item was expected."
+            f"The labels{shown} are no matrix of zeros and ones with one row for each item{other}; that, "
+            "lists of labels, or one label for each item was expected."
         )
     columns = _each(names or range(array.shape[1]), lambda name: (read_label(name),), shown)
     flat = [name for (name,) in columns]
@@ -229,6 +234,17 @@ def _matrix(labels: Any, names: Sequence[Any], shown: str) -> _Found:
         )
     found: Labels = [tuple(sorted(flat[index] for index in np.flatnonzero(row))) for row in array]
     return _Found(found, several=True, columns=tuple(flat))
+
+
+def _other_than_bits(array: NDArray[Any]) -> str:
+    """The first value of a matrix that is neither 0 nor 1, in words; "" where there is none."""
+    if array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
+        return ""
+    for number, row in enumerate(array.tolist()):
+        wrong = [cell for cell in row if not _is_bit(cell)]
+        if wrong:
+            return f" (item {number}: {quote(wrong[0])})"
+    return ""
 
 
 def _each(values: Any, read: Any, shown: str) -> Labels:

@@ -78,11 +78,9 @@ def read_delimited(path: Path, usual: str, errors: str) -> Cells:
 def _find_separator(file: _File, usual: str) -> str:
     """The first that fits header and rows, ``usual`` before others; else one that the header has."""
     signs = (usual, *(sign for sign in _SEPARATORS if sign != usual))
-    for fits in (_fits, lambda each: each.separator in file.lines[0]):
-        for sign in signs:
-            if file.lines and fits(file._replace(separator=sign)):
-                return sign
-    return usual
+    header = next(filter(str.strip, file.lines), "")
+    fitting = (sign for sign in signs if _fits(file._replace(separator=sign)))
+    return next(fitting, None) or next((sign for sign in signs if sign in header), usual)
 
 
 def _fits(file: _File) -> bool:

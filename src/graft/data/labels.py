@@ -5,10 +5,9 @@ numbers, those that were written as 1.0 or 1e0 are written 1: data frames and Pa
 numbers of whole ones as soon as a single value is missing, and CSV files keep what they made.
 
 Numbers may also be what is to be predicted, and graft predicts classes. Labels count as numbers where nine
-in ten of the items have a number (also 3,5 or 12 % or $5), and these are
+in ten of the items have a number (also 3,5 or $5, or numbers of one unit, as 12 %), and these are
 
-- whole numbers, more than ten different ones, unless they number classes: from 0 or 1 on, at most one in
-  five left out, nine in ten of them with five items or more, or all with about equally many;
+- whole numbers, more than ten different ones, unless they number classes (see :func:`_number_classes`);
 - other numbers, more than five different ones.
 
 Such labels are refused until ``data.task=classes`` says that each number is a class.
@@ -16,6 +15,7 @@ Such labels are refused until ``data.task=classes`` says that each number is a c
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
@@ -32,9 +32,10 @@ from graft.errors import DataError, quote
 
 FEW_WHOLE, FEW_OTHERS = 10, 5  # different numbers that are classes whatever they are
 MOSTLY = 0.9  # share of items with a number, and of classes with enough items
+HILL, HILL_CLASSES = 0.5, 30  # correlation of neighbours' counts, and the fewest numbers that show one
 LEFT_OUT = 0.2  # share of numbers that may be left out where they number classes
 ENOUGH = 5  # items of a class that is no accident
-EVEN = 1.5  # times as many items in the largest class as in the smallest, where all have equally many
+EVEN = 2  # times as many items in the largest class as in the smallest, where all have equally many
 
 _MISSING = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".", "missing"})
 _MONEY = r"(?:[$€£¥₹₩₽]|USD|EUR|GBP|CHF|JPY|CNY|INR|kr)"
@@ -138,14 +139,17 @@ def read_number(text: str) -> float | None:
 
     Of "1,234" the comma divides thousands.
     """
-    found = _AMOUNT.fullmatch(_SPACED.sub("", text.strip()))
+    text = _SPACED.sub("", text.strip())
+    bare = text[1:-1] if text.startswith("(") and text.endswith(")") else text  # below zero, in accounts
+    found = _AMOUNT.fullmatch(bare)
     if found is None or (found["sign"] and found["again"]):
         return None
     try:
         size = float(_with_point(found["digits"]))
     except ValueError:  # a date or a version: 1.2.3
         return None
-    return -size if (found["sign"] or found["again"]) in ("-", "−") else size
+    below = bare != text or (found["sign"] or found["again"]) in ("-", "−")
+    return -size if below else size
 
 
 def _with_point(digits: str) -> str:
@@ -169,11 +173,12 @@ def check_numbers(rows: Iterable[Row], task: str | None, where: str) -> tuple[Pr
     counts = Counter(
         label for row in rows if row.split in ("", "train") for label in (row.labels or ())[:1]
     )
-    numbers, whole = _numbers_of(counts)
+    numbers, plain = _numbers_of(counts)
+    whole = all(value.is_integer() for value in numbers)
     if task is not None or len(numbers) <= (FEW_WHOLE if whole else FEW_OTHERS):
         return ()
     examples = ", ".join(quote(label)[1:-1] for label in list(counts)[:5])
-    if whole and _number_classes(numbers):
+    if whole and plain and _number_classes(numbers):
         message = _NUMBERED.format(
             count=len(numbers), least=int(min(numbers)), most=int(max(numbers)), examples=f"{examples}, …"
         )
@@ -187,28 +192,52 @@ def check_numbers(rows: Iterable[Row], task: str | None, where: str) -> tuple[Pr
 
 
 def _numbers_of(counts: Mapping[str, int]) -> tuple[dict[float, int], bool]:
-    """How many items have which number, none where too few labels are numbers; and whether all are whole.
-
-    Shares and amounts of money are not: they number no classes.
-    """
+    """How many items have which number, none where too few labels are one; and whether none has a unit."""
+    unit = _unit_of(counts)
     numbers: dict[float, int] = defaultdict(int)
-    present, whole = 0, True
+    present, plain = 0, True
     for label, count in counts.items():
         present += 0 if label.casefold() in _MISSING else count
-        value = read_number(label)
+        value = read_number(label.removesuffix(unit))
         if value is not None:
             numbers[value] += count
-            whole = whole and value.is_integer() and _FLOAT.fullmatch(label) is not None
-    return (dict(numbers), whole) if sum(numbers.values()) >= MOSTLY * present else ({}, whole)
+            plain = plain and _FLOAT.fullmatch(label) is not None
+    return (dict(numbers), plain) if sum(numbers.values()) >= MOSTLY * present else ({}, plain)
+
+
+def _unit_of(labels: Iterable[str]) -> str:
+    """What stands behind every number alike: " kg", "°C", "/10"."""
+    backwards = [label[::-1] for label in labels if label[:1].isdecimal() or label[:1] in "+-−."]
+    if not backwards:
+        return ""
+    first, last = min(backwards), max(backwards)  # what these have in common, all between them have
+    same = sum(1 for _ in itertools.takewhile(bool, map(str.__eq__, first, last)))
+    return first[:same][::-1].lstrip("0123456789.,")
 
 
 def _number_classes(numbers: Mapping[float, int]) -> bool:
-    """Whether whole numbers are those of classes, from 0 or 1 on."""
-    least, most, counts = min(numbers), max(numbers), sorted(numbers.values())
+    """Whether whole numbers are those of classes.
+
+    They begin at 0 or 1, and at most one in five is left out. Nine in ten have five items or more, and the
+    counts do not rise to a middle and fall again, as those of ages do; or all have about equally many, as
+    numbers from 0 to 100, which would be percent, must.
+    """
+    least, most, counts = min(numbers), max(numbers), [numbers[value] for value in sorted(numbers)]
     if least not in (0, 1) or len(numbers) < (1 - LEFT_OUT) * (most - least + 1):
         return False
+    if min(counts) > 1 and max(counts) <= EVEN * min(counts):
+        return True
     enough = sum(count >= ENOUGH for count in counts)
-    return enough >= MOSTLY * len(counts) or (counts[0] > 1 and counts[-1] <= EVEN * counts[0])
+    return enough >= MOSTLY * len(counts) and not _is_hill(counts) and (least, most) != (0, 100)
+
+
+def _is_hill(counts: Sequence[int]) -> bool:
+    """Whether neighbours have like counts, the highest of which stand neither first nor last."""
+    if len(counts) < HILL_CLASSES:
+        return False
+    alike = np.corrcoef(counts[:-1], counts[1:])[0, 1]
+    top = np.argsort(counts)[-(len(counts) // 10) :].mean() / len(counts)
+    return bool(alike > HILL and MOSTLY > top > 1 - MOSTLY)
 
 
 def is_one_hot(rows: Sequence[Row]) -> bool:

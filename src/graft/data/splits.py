@@ -41,7 +41,8 @@ from graft.data.scan import Progress, Scanned, max_pixels_of, scan_rows, set_asi
 from graft.data.table import list_table, list_tables, list_texts
 from graft.data.tabular import TABLES
 from graft.data.validation import share_by_size, split_off
-from graft.errors import DataError, quote, quote_some, suggest
+from graft.errors import DataError, quote, quote_some, shorten, suggest
+from graft.files import is_there
 from graft.recipe import DataSettings
 from graft.task import Kind, Task
 
@@ -206,10 +207,10 @@ def _list_labelled(
 ) -> Listing:
     if not isinstance(data, str | Path):
         return list_arrays(data, modality, settings)
-    if isinstance(data, str) and data.startswith(PREFIX) and not Path(data).exists():
+    if isinstance(data, str) and data.startswith(PREFIX) and not is_there(Path(data)):
         return list_hub(data, settings, modality)
     path = Path(data)
-    if not str(data) or not path.exists():
+    if not str(data) or not is_there(path):
         raise _not_there(path, str(data))
     if path.is_dir():
         text = modality == "text"
@@ -228,8 +229,8 @@ def _not_there(path: Path, text: str) -> DataError:
     parent = path.parent
     near = suggest(path.name, [each.name for each in parent.iterdir()]) if parent.is_dir() else ""
     full = str(path.absolute())
-    where = "" if full == text else f" (looked for {display(full)})"
-    return DataError(f"There is no folder or table {display(text)}{where}.{near}")
+    where = "" if full == text else f" (looked for {shorten(display(full))})"
+    return DataError(f"There is no folder or table {shorten(display(text))}{where}.{near}")
 
 
 def _make_task(data: Data, listing: Listing, good: Sequence[Scanned]) -> tuple[Task, tuple[Problem, ...]]:

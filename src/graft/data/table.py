@@ -50,6 +50,7 @@ from graft.data.labels import (
 )
 from graft.data.tabular import TABLES, read_cells, read_lines
 from graft.errors import DataError, quote, suggest
+from graft.files import is_there
 
 if TYPE_CHECKING:
     from graft.recipe import DataSettings
@@ -334,20 +335,13 @@ def _locate(folder: Path, name: str, place: str) -> Row:
     """The picture, beside the table or else in the working folder; its id is relative to the table's folder
     where it lies below that."""
     beside, here = Path(os.path.normpath(folder / name)), Path(os.path.normpath(name))
-    there = next(filter(_exists, (beside, here)), None)
+    there = next(filter(is_there, (beside, here)), None)
     looked = dict.fromkeys(str(path.absolute()) for path in (beside, here))
     fault = "" if there else f"there is no such file: {', nor '.join(map(display, looked))}"
     there = there or beside
     whole, base = there.absolute(), Path(os.path.normpath(folder.absolute()))
     below = whole.relative_to(base) if whole.is_relative_to(base) else here
     return Row(there, display(below.as_posix()), place=place, fault=fault)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # too long a name, a folder that is closed
-        return False
 
 
 def _without_repeats(path: Path, rows: list[Row], modality: Modality) -> tuple[list[Row], Notes]:

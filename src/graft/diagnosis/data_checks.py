@@ -5,6 +5,7 @@ Shapes: N items, D features, C classes.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections import Counter
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from graft.backbones.contract import Backbone, Preprocess
 from graft.data.items import Items, Splits
+from graft.data.labels import find_alike
 from graft.diagnosis.alike import pairs_of
 from graft.diagnosis.findings import Finding, Severity, found, percent
 from graft.probe import held_out_logits, solve_head
@@ -76,6 +78,19 @@ def contradictions(seen: Gathered) -> Iterator[Finding]:
                 cure="Take them out of one part." if leak else "Decide on one label.",
                 examples=problem.examples,
             )
+
+
+def alike_labels(seen: Gathered) -> Iterator[Finding]:
+    """Labels that differ in capitals or blanks alone."""
+    for problem in find_alike(seen.splits.task.labels):
+        yield found(
+            "data.alike-labels",
+            "warning",
+            f"{problem.count} group(s) of labels differ in capitals or blanks alone",
+            why="If they mean the same, the network learns to tell apart what is alike.",
+            cure="Write labels that mean the same in one way.",
+            examples=problem.examples,
+        )
 
 
 def copies(seen: Gathered) -> Iterator[Finding]:
@@ -291,6 +306,7 @@ def groups(seen: Gathered) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Gathered], Iterator[Finding]], ...] = (
     unreadable_files,
     contradictions,
+    alike_labels,
     copies,
     near_copies,
     suspect_labels,
@@ -305,10 +321,10 @@ def _size(source: Any) -> tuple[int, int, int] | None:
     """Width, height and number of colours, read off a file's head."""
     from PIL import Image
 
-    if not isinstance(source, Path | str):
+    if not isinstance(source, Path | str | bytes):
         return None
     try:
-        with Image.open(source) as picture:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
             return (*picture.size, 1 if picture.mode in ("1", "L", "I;16", "I", "F") else 3)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None  # a format of arrays; what cannot be read is told elsewhere
