@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from graft.errors import DataError, quote, quote_some, suggest
 
 if TYPE_CHECKING:
-    from graft.data.cells import Cells
     from graft.data.items import Modality
+    from graft.data.raw_table import Cells
     from graft.recipe import DataSettings
 
 _TEXT_COLUMNS = (

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from graft.data.cells import Cells, Record, check_unique
 from graft.data.items import Notes, display
 from graft.data.labels import read_number
+from graft.data.raw_table import Cells, Record, check_unique
 from graft.errors import DataError
 
 _SEPARATORS = (",", ";", "\t", "|")

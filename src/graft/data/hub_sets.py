@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from graft.backbones.hub import PROBE_SECONDS, is_switched_off
-from graft.data.cells import Record
 from graft.data.columns import Columns, find_columns
 from graft.data.items import SPLIT_NAMES, Listing, Modality, Notes, display, label_name
+from graft.data.raw_table import Record
 from graft.data.table import list_records
 from graft.errors import DataError, quote, quote_some
 

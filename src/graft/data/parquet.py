@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graft.data.cells import Cells, Record, check_unique
+from graft.data.raw_table import Cells, Record, check_unique
 from graft.errors import DataError, quote
 
 _INDEX = re.compile(r"__index_level_\d+__")  # that of a data frame, where it has no name

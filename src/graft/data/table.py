@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graft.data.cells import Record
 from graft.data.columns import Columns, find_columns, find_texts, with_pictures, with_usual
 from graft.data.items import (
     REPLACED,
@@ -48,6 +47,7 @@ from graft.data.labels import (
     read_label,
     write_whole,
 )
+from graft.data.raw_table import Record
 from graft.data.tabular import TABLES, read_cells, read_lines
 from graft.errors import DataError, quote, suggest
 from graft.files import is_there

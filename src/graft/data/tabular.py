@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from graft.data.cells import Cells, Record
 from graft.data.delimited import read_delimited
 from graft.data.items import Modality
 from graft.data.parquet import read_parquet
+from graft.data.raw_table import Cells, Record
 from graft.errors import DataError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
