@@ -92,7 +92,7 @@ OWNERS = {
     "transformers": {"backbones/tokenizer.py", "backbones/transformers.py"},
     "scipy": {"advice/ranking.py", "advice/scores.py", "comparing.py", "diagnosis/alike.py"},
     "sklearn": {"diagnosis/from_nothing.py", "advice/scores.py", "demo.py"},
-    "tifffile": {"data/bands.py"},
+    "tifffile": {"data/tiff.py"},
     "PIL": {
         "data/content.py",
         "data/image.py",

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odd_pictures import Odd, colours, encode, grey3, odd_pictures, over_white, picture_bytes, png
 from PIL import Image
 
-from graft.data.image import decode, decode_reduced
+from graft.data.image import decode, decode_reduced, examine
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError
 
@@ -162,6 +163,33 @@ def test_modes_without_a_fixed_range_are_refused(mode: str) -> None:
         decode(Image.new(mode, (4, 4)))
 
 
+@pytest.mark.odd_input("Pictures")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["i2", "i4", "u4"])
+def test_integers_without_a_range_are_refused_whatever_their_values(kind: str, channels: int) -> None:
+    """Signed or 32-bit integers in TIFF, .npy and arrays: refused with the name of `data.max_value`,
+    whether or not a picture has values below zero."""
+    values = [
+        np.array([[low, 7], [200, 3000]]).astype(kind) for low in ((0, -9) if kind[0] == "i" else (0,))
+    ]
+    for value in values:
+        for order in "<>":
+            for source in (encoded(value, "tiff", byteorder=order), encoded(value, "npy"), value):
+                with pytest.raises(UnreadableImage, match=r"data\.max_value"):
+                    decode(source, channels=channels)
+                found = decode(source, channels=channels, max_value=3000)
+                assert found[0].tolist() == [[0, 1], [17, 255]]
+
+
+def encoded(values: np.ndarray, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    if kind == "npy":
+        np.save(file, values)
+    else:
+        tifffile.imwrite(file, values, photometric="minisblack", **options)
+    return file.getvalue()
+
+
 def test_integers_beyond_sixteen_bits_are_refused() -> None:
     with pytest.raises(UnreadableImage, match=r"outside 0\.\.65535"):
         decode(Image.fromarray(np.full((4, 4), 65536, np.int32)))
@@ -184,11 +212,104 @@ def test_no_picture_at_all(data: bytes, tmp_path: Path) -> None:
     assert isinstance(caught.value, DataError)
 
 
+SHAPE = np.kron(np.array([[0, 1], [1, 0]], np.uint8), np.ones((4, 4), np.uint8))  # [8, 8]
+
+
+def veiled(level: int, how: str) -> bytes:
+    """A PNG with a shape of one level on nothing, by each way in which a picture can be transparent."""
+    alpha = SHAPE * 255
+    grey, full = Image.fromarray(np.full_like(SHAPE, level)), Image.fromarray(alpha)
+    if how == "palette":
+        numbers = Image.fromarray(SHAPE).convert("P")
+        numbers.putpalette([level] * 6)
+        return encode(numbers, "PNG", transparency=bytes([0, 255]))
+    if how == "key":
+        other = 255 - level if level != 127 else 0
+        return encode(
+            Image.fromarray(np.where(SHAPE, level, other).astype(np.uint8)), "PNG", transparency=other
+        )
+    if how == "bit":
+        return encode(
+            Image.fromarray(alpha * (level > 127) + (255 - alpha) * (level <= 127)).convert("1"),
+            "PNG",
+            transparency=255 * (level <= 127),
+        )
+    bands = [grey] * (3 if how == "RGBA" else 1)
+    return encode(Image.merge(how, [*bands, full]), "PNG")
+
+
+@pytest.mark.odd_input("Pictures")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("how", ["RGBA", "LA", "palette", "key", "bit"])
+def test_a_shape_on_nothing_stays_visible(how: str, channels: int) -> None:
+    """A shape on a transparent background, white, grey or black: it is laid over white, or over black where
+    what can be seen is brighter than three quarters, so it stays visible."""
+    for level in (0, 255) if how == "bit" else (0, 60, 127, 190, 192, 254, 255):
+        found = pixels(veiled(level, how), channels=channels)
+        shape, around = found[SHAPE > 0], found[SHAPE == 0]
+        assert (shape == level).all()
+        assert (around == (0 if level > 191 else 255)).all()
+        assert not examine(veiled(level, how)).uniform
+
+
+def test_brightness_counts_what_can_be_seen_alone() -> None:
+    """Colours that are hidden do not decide, and what is half transparent counts half."""
+    hidden = np.full((8, 8, 4), 255, np.uint8)
+    hidden[:, :, 3] = SHAPE * 255
+    for colour in (0, 255):
+        hidden[SHAPE == 0, :3] = colour
+        assert pixels(Image.fromarray(hidden))[0, 0].tolist() == [0, 0, 0]
+    veil = np.zeros((1, 3, 4), np.uint8)
+    veil[0, :, 0] = veil[0, :, 1] = veil[0, :, 2] = (255, 0, 90)
+    veil[0, :, 3] = (255, 63, 0)  # bright in the mean of what is opaque: 255 * 255 / (255 + 63) > 191
+    assert pixels(Image.fromarray(veil))[0, :, 0].tolist() == [255, 0, 0]
+    veil[0, 1, 3] = 255
+    assert pixels(Image.fromarray(veil))[0, :, 0].tolist() == [255, 0, 255]
+
+
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_a_background_can_be_named(background: str) -> None:
+    found = pixels(veiled(127, "RGBA"), background=background)
+    assert (found[SHAPE == 0] == (255 if background == "white" else 0)).all()
+
+
+def test_a_background_changes_nothing_that_is_opaque() -> None:
+    for odd in ODD:
+        if odd.name.startswith(("rgb-", "grey", "palette-GIF", "cmyk")):
+            assert torch.equal(decode(odd.data, background="black"), decode(odd.data, background="white"))
+    opaque = np.dstack([colours(), np.full((8, 8), 255, np.uint8)])
+    assert np.array_equal(pixels(Image.fromarray(opaque), background="black"), colours())
+
+
 def test_channels_one_gives_grey() -> None:
     ramp = CORNER.repeat(4, axis=0)
     assert np.array_equal(pixels(Image.fromarray(ramp), channels=1)[:, :, 0], ramp)
     luma = np.asarray(Image.fromarray(colours()).convert("L"))
     assert np.array_equal(pixels(Image.fromarray(colours()), channels=1)[:, :, 0], luma)
+
+
+@pytest.mark.odd_input("Pictures")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_pictures_of_a_single_value_are_known(kind: str) -> None:
+    """A picture in which every pixel is the same, whatever made it so: it is counted, in `train`, `plan`,
+    `check`, `evaluate` and `predict`."""
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert examine(encode(Image.new("RGB", (40, 40), (9, 99, 3)), kind, **options)).uniform
+    assert not examine(encode(Image.fromarray(colours(side=40)), kind)).uniform
+
+
+def test_a_fine_pattern_is_not_of_a_single_value() -> None:
+    """Reduced to an eighth, each pixel of it has the mean of the same 8 x 8 pixels."""
+    pattern = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (32, 32))
+    assert not examine(encode(Image.fromarray(pattern), "JPEG")).uniform
+
+
+def test_arrays_and_what_cannot_be_seen_can_be_of_a_single_value_too() -> None:
+    assert examine(np.full((4, 4, 3), (1, 2, 3), np.uint8)).uniform
+    assert examine(np.full((4, 4), 200, np.uint16), max_value=4095).uniform
+    assert examine(np.arange(16, dtype=np.uint16).reshape(4, 4)).uniform  # of 65535
+    assert not examine(np.arange(16, dtype=np.uint16).reshape(4, 4), max_value=255).uniform
+    assert examine(Image.fromarray(np.dstack([colours(), np.zeros((8, 8), np.uint8)]))).uniform
 
 
 # --- hostile files ---------------------------------------------------------------------------

@@ -1,9 +1,8 @@
-"""Reading pictures that Pillow does not: .npy files, and TIFFs of any number of bands and any depth.
+"""Pixels of every kind as bytes, and reading .npy files (TIFFs: tiff.py).
 
 A .npy file holds [H, W], [H, W, K] or [K, H, W]; which of the two it is says K, the number of channels that
-are asked for, and [H, W, K] where both could be. A TIFF of K pages that are alike, with one band each, is
-one picture of K bands; of other TIFFs the first page counts. Files may be hostile: sizes are taken from
-headers and checked before anything is allocated, and nothing is unpickled.
+are asked for, and [H, W, K] where both could be. Files may be hostile: sizes are taken from headers and
+checked before anything is allocated, and nothing is unpickled.
 
 ``to_bytes`` gives every kind of pixel one meaning, see there.
 
@@ -13,12 +12,8 @@ Shapes: K bands, height H, width W.
 from __future__ import annotations
 
 import io
-import logging
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,9 +23,42 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NPY = b"\x93NUMPY"
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_WHITE_IS_ZERO, _PALETTE, _INKS, _YCBCR = 0, 3, 5, 6
-_ORIENTATION = 274
+
+
+class Depth(NamedTuple):
+    """The values of a picture of more than 8 bits.
+
+    ``full``: what counts as full by the kind of pixel alone; ``fixed``: nothing else can.
+    """
+
+    lowest: float
+    highest: float
+    full: float
+    fixed: bool = False
+
+
+class Levels(NamedTuple):
+    """A picture as bytes, uint8 [H, W] or [H, W, K], and what it was where it had more than 8 bits."""
+
+    pixels: NDArray[np.uint8]
+    depth: Depth | None = None
+
+
+def to_levels(values: NDArray[Any], max_value: float | None = None, *, bits: int = 0) -> Levels:
+    """Pixels as :func:`to_bytes` gives them, with their depth.
+
+    ``bits``: of a file's pixels, where they are fewer than those of the type (12 of uint16).
+
+    Raises:
+        UnreadableImage: as :func:`to_bytes`.
+    """
+    kind, size = values.dtype.kind, 8 * values.dtype.itemsize
+    narrow = 2.0**bits - 1 if kind == "u" and 8 < bits < size else None
+    pixels = to_bytes(values, narrow if max_value is None else max_value)
+    if (kind, size) == ("u", 8) or not values.size:
+        return Levels(pixels)
+    full = narrow or (1.0 if kind == "f" else 2.0**size - 1)
+    return Levels(pixels, Depth(float(values.min()), float(values.max()), full))
 
 
 def to_bytes(values: NDArray[Any], max_value: float | None = None) -> NDArray[np.uint8]:
@@ -128,133 +156,3 @@ def check_size(height: int, width: int, bands: int, itemsize: int, max_pixels: i
             f"it has {width} x {height} pixels of {bands} bands, more than data.max_megapixels = "
             f"{max_pixels / 1e6:g} allows"
         )
-
-
-def is_tiff(data: bytes) -> bool:
-    return data.startswith(TIFF)
-
-
-def read_tiff(
-    data: bytes, *, max_pixels: int, channels: int, max_value: float | None
-) -> NDArray[np.uint8] | None:
-    """uint8 [H, W] or [H, W, K], upright; None for a picture that is Pillow's: a palette, inks, 8 bits.
-
-    Raises:
-        UnreadableImage: not readable as such a TIFF.
-    """
-    import tifffile
-
-    try:
-        with _quiet(), tifffile.TiffFile(io.BytesIO(data)) as file:
-            first = file.pages.first
-            if channels in (1, 3) and _is_ordinary(first):
-                return None
-            pages = _pages(file, first, channels)
-            _check_page(first, len(pages), len(data), channels, max_pixels)
-            for page in pages[1:]:
-                _check_whole(page, len(data))
-            values = np.concatenate([_values(page) for page in pages], axis=2)
-            turn = getattr(first.tags.get(_ORIENTATION), "value", 1)
-    except tifffile.TiffFileError:
-        raise UnreadableImage("it is damaged, or no TIFF") from None
-    except ValueError as error:
-        if "imagecodecs" not in str(error):
-            raise
-        name = getattr(first.compression, "name", first.compression)
-        raise UnreadableImage(
-            f"its compression {name} needs the package imagecodecs; install graft-ml[tiff], or save it "
-            "uncompressed or with deflate"
-        ) from None
-    levels = to_bytes(values, max_value)
-    if first.photometric == _WHITE_IS_ZERO and levels.shape[2] == 1:
-        levels = 255 - levels
-    levels = _upright(levels, turn)
-    return levels[:, :, 0] if levels.shape[2] == 1 else levels
-
-
-def _is_ordinary(page: Any) -> bool:
-    """Whether Pillow knows it: colours that are not plain bands, or up to four bands of 8 bits."""
-    shallow = page.bitspersample in (1, 2, 4, 8) and page.samplesperpixel <= 4
-    return shallow or page.photometric in (_PALETTE, _INKS, _YCBCR)
-
-
-def _pages(file: Any, first: Any, channels: int) -> list[Any]:
-    """The pages that are one picture: one, or as many alike as channels are asked for."""
-    if first.samplesperpixel != 1 or channels == 1:
-        return [first]
-    found = []
-    for number in range(channels + 1):
-        try:
-            found.append(file.pages[number])
-        except IndexError:
-            break
-    looks = {(page.imagelength, page.imagewidth, page.samplesperpixel, str(page.dtype)) for page in found}
-    return found if len(found) == channels and len(looks) == 1 else [first]
-
-
-def _check_page(page: Any, pages: int, length: int, channels: int, max_pixels: int) -> None:
-    bands = page.samplesperpixel * pages
-    if page.dtype is None:
-        raise UnreadableImage(
-            f"its pixels of {page.bitspersample} bits (sample format {page.sampleformat}) are not of a "
-            "known kind; save it with 8 or 16 bits or as floating point"
-        )
-    if getattr(page, "imagedepth", 1) != 1:
-        raise UnreadableImage("it is a volume; a picture was expected")
-    check_size(page.imagelength, page.imagewidth, bands, page.dtype.itemsize, max_pixels)
-    if bands != channels and not (bands == 1 and channels == 3):
-        raise UnreadableImage(
-            f"it has {bands} channels where {channels} are expected; data.channels says how many the "
-            "network takes"
-        )
-    _check_whole(page, length)
-
-
-def _check_whole(page: Any, length: int) -> None:
-    """tifffile fills what a truncated file lacks with zeros."""
-    ends = (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
-    if not page.dataoffsets or max(ends) > length:
-        raise UnreadableImage("it is damaged (the file ends before the picture does)")
-
-
-def _values(page: Any) -> NDArray[Any]:
-    """[H, W, S] of one page, whether bands are stored apart or together."""
-    values: NDArray[Any] = page.asarray(maxworkers=1)
-    if page.axes == "SYX":
-        return values.transpose(1, 2, 0)
-    return values if page.axes == "YXS" else values.reshape(page.imagelength, page.imagewidth, 1)
-
-
-def _upright(picture: NDArray[np.uint8], orientation: Any) -> NDArray[np.uint8]:
-    """Turned as the tag says; an unknown value means upright."""
-    if orientation in (5, 6, 7, 8):
-        picture = picture.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        picture = picture[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        picture = picture[::-1]
-    return picture
-
-
-class _Hush(logging.Filter):
-    """Drops what tifffile logs of odd files while graft reads one in the same thread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.here = threading.local()
-
-    def filter(self, _record: logging.LogRecord) -> bool:
-        return not getattr(self.here, "inside", False)
-
-
-_hush = _Hush()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logging.getLogger("tifffile").addFilter(_hush)  # a second time changes nothing
-    _hush.here.inside = True
-    try:
-        yield
-    finally:
-        _hush.here.inside = False

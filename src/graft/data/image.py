@@ -6,11 +6,13 @@ that it means the same everywhere:
 - the EXIF orientation is applied, also to a PIL image that still carries one;
 - grey becomes RGB by replication; 16-bit values are rescaled by depth (value >> 8), floating-point
   ones of arrays, .npy and TIFF files lie in 0..1, unless ``max_value`` says what counts as full;
-- palettes become their colours; whatever is transparent is laid over white (``BACKGROUND``);
+- palettes become their colours; whatever is transparent is laid over white, or over black where what can be
+  seen is bright itself (``BRIGHT``), so that the shape stays visible;
 - CMYK becomes RGB as Pillow does it, without colour profiles; profiles are ignored throughout;
-- of several frames the first counts;
+- of several frames the first counts, of a TIFF whose pages are channels all of these (see planes.py);
 - a JPEG much larger than the network's input is reduced while it is decoded (``decode_reduced``);
-- Lab colours and 32-bit integers beyond 65535 are refused: they have no fixed range.
+- Lab colours and integers that are signed or have 32 bits are refused, whatever their values are: they have
+  no fixed range, unless ``max_value`` says it.
 
 Pictures of other than 1 or 3 channels come from arrays, .npy files and TIFFs alone (see bands.py).
 
@@ -28,16 +30,19 @@ import io
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from graft.data.bands import NPY, is_tiff, read_npy, read_tiff, to_bytes
+from graft.data.bands import NPY, Depth, Levels, read_npy, to_bytes, to_levels
 from graft.data.items import display
+from graft.data.planes import read_pages
 from graft.data.quiet import quiet_pillow
+from graft.data.tiff import is_tiff, read_tiff
 from graft.data.unreadable import UnreadableImage
 
 if TYPE_CHECKING:
@@ -50,7 +55,10 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"}
     | {".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".npy"}
 )
-BACKGROUND = (255, 255, 255)
+Background: TypeAlias = Literal["auto", "white", "black"]
+"""What transparent pictures are laid over; auto: see ``BRIGHT``."""
+BRIGHT = 191.25
+"""Mean brightness, of 255, of what can be seen, above which a transparent picture is laid over black."""
 MAX_PIXELS = 80_000_000
 
 _TRANSPOSE = {
@@ -67,11 +75,22 @@ _ORIENTATION, _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0112, 262, 0
 _HAS_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _RAW_MODE = "graft raw mode"
+_WITHOUT_RANGE = ("I;16S", "I;16BS", "I;32")  # as TIFFs store integers
+_STILL = ("MPO", "TIFF")  # other frames of the first are the camera's own; of TIFFs see planes.py
 _KEY_SCALE = {"L;2": 85, "L;4": 17}  # a PNG's transparent grey is given at the file's own depth
 
 
 class _NotPillows(UnreadableImage):
     """A picture of a kind that Pillow does not know or that has no range there."""
+
+
+class _How(NamedTuple):
+    """As of ``decode``."""
+
+    max_pixels: int
+    channels: int
+    max_value: float | None
+    background: Background
 
 
 def decode(
@@ -80,6 +99,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     channels: int = 3,
     max_value: float | None = None,
+    background: Background = "auto",
 ) -> torch.Tensor:
     """The pixels of one picture: uint8 [channels, H, W].
 
@@ -89,15 +109,14 @@ def decode(
     255 in their pixels of more than 8 bits (see bands.to_bytes); a PNG
     of 16-bit colours is refused beside it, for Pillow reads the upper 8 bits alone.
     ``max_pixels`` bounds H · W of what is decoded; above about 179 million pixels a process must
-    also raise ``PIL.Image.MAX_IMAGE_PIXELS``.
+    also raise ``PIL.Image.MAX_IMAGE_PIXELS``. ``background``: what transparent pictures are laid over.
 
     Raises:
         UnreadableImage: for whatever reason the source is not such a picture.
     """
-    if isinstance(source, np.ndarray | torch.Tensor):
-        return _from_array(source, channels, max_value)
     with as_unreadable(source):
-        return _as_tensor(_pixels(source, max_pixels, channels, max_value), channels)
+        how = _How(max_pixels, channels, max_value, background)
+        return _as_tensor(_levels(source, how).pixels, channels)
 
 
 class Decoded(NamedTuple):
@@ -116,6 +135,7 @@ def decode_reduced(
     max_pixels: int = MAX_PIXELS,
     channels: int = 3,
     max_value: float | None = None,
+    background: Background = "auto",
 ) -> Decoded:
     """As ``decode``, but a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that suffices.
 
@@ -126,23 +146,92 @@ def decode_reduced(
     Raises:
         UnreadableImage: as ``decode``.
     """
-    if least_side is None or not isinstance(source, str | Path | bytes):
-        return _whole(decode(source, max_pixels=max_pixels, channels=channels, max_value=max_value))
     with as_unreadable(source):
-        data = source if isinstance(source, bytes) else read_bytes(source, max_pixels=max_pixels)
-        if not data.startswith(_JPEG):
-            return _whole(_as_tensor(_pixels(data, max_pixels, channels, max_value), channels))
+        how = _How(max_pixels, channels, max_value, background)
+        data = read_bytes(source, max_pixels=max_pixels) if isinstance(source, str | Path) else source
+        if least_side is None or not _is_jpeg(data):
+            pixels = _as_tensor(_levels(data, how).pixels, channels)
+            return Decoded(pixels, (pixels.shape[1], pixels.shape[2]))
         with _open(data) as picture:
             turned = orientation_of(picture) in (5, 6, 7, 8)  # those that swap the sides
             height, width = picture.size if turned else picture.size[::-1]
-            return Decoded(
-                _as_tensor(_flat(picture, max_pixels, channels, least_side=least_side), channels),
-                (height, width),
-            )
+            pixels = _as_tensor(_flat(picture, how, least_side=least_side).pixels, channels)
+            return Decoded(pixels, (height, width))
 
 
-def _whole(pixels: torch.Tensor) -> Decoded:
-    return Decoded(pixels, (pixels.shape[1], pixels.shape[2]))
+@dataclass(frozen=True)
+class Facts:
+    """What matters of a picture beside its pixels.
+
+    ``depth``: of more than 8 bits. ``pages``: which of several were read, or nothing. ``uniform``: whether
+    every pixel that was read is the same.
+    """
+
+    depth: Depth | None = None
+    pages: str = ""
+    uniform: bool = False
+
+
+def examine(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    channels: int = 3,
+    max_value: float | None = None,
+    background: Background = "auto",
+) -> Facts:
+    """Decode a picture to its last pixel, as ``decode`` does, and keep what matters beside these.
+
+    Raises:
+        UnreadableImage: as ``decode``.
+    """
+    with as_unreadable(source):
+        how = _How(max_pixels, channels, max_value, background)
+        data = read_bytes(source, max_pixels=max_pixels) if isinstance(source, str | Path) else source
+        levels = _quick_levels(data, how)
+        _as_tensor(levels.pixels, channels)  # raises where it has another number of channels
+        pages = _pages_read(data, channels) if isinstance(data, bytes) else ""
+        return Facts(levels.depth, pages, _is_uniform(levels.pixels))
+
+
+def _quick_levels(data: Any, how: _How) -> Levels:
+    """A JPEG is read to its end also where only every eighth pixel is made of it."""
+    if _is_jpeg(data):
+        with _open(data) as picture:
+            levels = _flat(picture, how, least_side=1)
+        if not _is_uniform(levels.pixels):  # a fine pattern is uniform only when it is reduced
+            return levels
+    return _levels(data, how)
+
+
+def _is_jpeg(data: Any) -> TypeGuard[bytes]:
+    return isinstance(data, bytes) and data.startswith(_JPEG)
+
+
+def _is_uniform(pixels: NDArray[np.uint8]) -> bool:
+    first = pixels[:1, :1]
+    return bool((pixels[:1] == first).all() and (pixels == first).all())
+
+
+def _pages_read(data: bytes, channels: int) -> str:
+    """Which of a file's pages or frames were read, where there are others."""
+    if not is_tiff(data):
+        count = _frames(data)
+        return f"the first of {count} frames" if count > 1 else ""
+    pages = read_pages(data)
+    if len(pages.channels) == pages.count:
+        return ""
+    if pages.channels:
+        return f"{len(pages.channels)} of {pages.count} pages: the channels of the first slice and time"
+    bands = channels not in (1, 3) and pages.count == channels
+    return "" if bands or pages.count == 1 else f"the first of {pages.count} pages"
+
+
+def _frames(data: bytes) -> int:
+    if data.startswith(NPY):
+        return 1
+    with _open(data) as picture:
+        return 1 if picture.format in _STILL else int(getattr(picture, "n_frames", 1))
 
 
 @contextlib.contextmanager
@@ -188,42 +277,48 @@ def _check_file(status: os.stat_result, max_pixels: int) -> None:
         )
 
 
-def _pixels(source: Any, max_pixels: int, channels: int, max_value: float | None) -> NDArray[np.uint8]:
-    """uint8 [H, W] or [H, W, K]."""
+def _levels(source: Any, how: _How) -> Levels:
+    """uint8 [H, W] or [H, W, K], with its depth."""
+    if isinstance(source, np.ndarray | torch.Tensor):
+        return _from_array(source, how.max_value)
     if isinstance(source, Image.Image):
-        return _flat(source, max_pixels, channels, max_value=max_value)
-    data = source if isinstance(source, bytes) else read_bytes(source, max_pixels=max_pixels)
+        return _flat(source, how)
+    data = source if isinstance(source, bytes) else read_bytes(source, max_pixels=how.max_pixels)
     if data.startswith(NPY):
-        return to_bytes(read_npy(data, max_pixels=max_pixels, channels=channels), max_value)
-    if is_tiff(data):
-        return _tiff_pixels(data, max_pixels, channels, max_value)
-    return _pillow_pixels(data, max_pixels, channels, max_value)
+        values = read_npy(data, max_pixels=how.max_pixels, channels=how.channels)
+        return to_levels(values, how.max_value)
+    return _tiff_levels(data, how) if is_tiff(data) else _pillow_levels(data, how)
 
 
-def _tiff_pixels(data: bytes, max_pixels: int, channels: int, max_value: float | None) -> NDArray[np.uint8]:
+def _tiff_levels(data: bytes, how: _How) -> Levels:
     """By Pillow where it knows the kind of picture and its range, else band by band."""
-    refused = None
-    if channels in (1, 3) and max_value is None:
+    refused, named = None, read_pages(data).channels
+    if not named and how.channels in (1, 3) and how.max_value is None:
         try:
-            return _pillow_pixels(data, max_pixels, channels)
+            return _pillow_levels(data, how)
         except _NotPillows as error:
             refused = error
     try:
-        found = read_tiff(data, max_pixels=max_pixels, channels=channels, max_value=max_value)
+        found = read_tiff(
+            data, max_pixels=how.max_pixels, channels=how.channels, max_value=how.max_value, named=named
+        )
     except Exception as error:  # tifffile raises many kinds on damaged files
         raise error if refused is None or isinstance(error, UnreadableImage) else refused from None
     if found is not None:
-        return found
+        return _as_grey(found) if named and how.channels == 1 else found
     if refused is not None:
         raise refused
-    return _pillow_pixels(data, max_pixels, channels)
+    return _pillow_levels(data, how._replace(max_value=None))
 
 
-def _pillow_pixels(
-    data: bytes, max_pixels: int, channels: int, max_value: float | None = None
-) -> NDArray[np.uint8]:
+def _as_grey(found: Levels) -> Levels:
+    """Red, green and blue as Pillow's luma."""
+    return found._replace(pixels=np.asarray(Image.fromarray(found.pixels).convert("L")))
+
+
+def _pillow_levels(data: bytes, how: _How) -> Levels:
     with _open(data) as picture:
-        return _flat(picture, max_pixels, channels, max_value=max_value)
+        return _flat(picture, how)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -239,18 +334,12 @@ def _open(data: bytes) -> Image.Image:
         ) from None
 
 
-def _flat(
-    picture: Image.Image,
-    max_pixels: int,
-    channels: int,
-    *,
-    least_side: int | None = None,
-    max_value: float | None = None,
-) -> NDArray[np.uint8]:
-    """Decode, resolve the mode, lay over white, turn upright."""
-    check_size(picture, max_pixels)
+def _flat(picture: Image.Image, how: _How, *, least_side: int | None = None) -> Levels:
+    """Decode, resolve the mode, lay over the background, turn upright."""
+    check_size(picture, how.max_pixels)
     raw = raw_mode(picture)
-    if max_value is not None and ";16" in raw and not picture.mode.startswith("I"):
+    halved = ";16" in raw and not picture.mode.startswith("I")  # the lower 8 bits of colours are lost
+    if how.max_value is not None and halved:
         raise UnreadableImage(
             "its colours have 16 bits, of which only the upper 8 can be read here, so data.max_value "
             "cannot say what counts as full; save it as TIFF or .npy"
@@ -258,11 +347,13 @@ def _flat(
     if least_side is not None:
         picture.draft("", (least_side, least_side))  # the mode stays, the size is the next that suffices
     picture.load()
-    colours = _colours(picture, raw, max_value)
+    colours, depth = _colours(picture, raw, how)
     turn = _TRANSPOSE.get(orientation_of(picture))
     colours = colours.transpose(turn) if turn is not None else colours
-    array = np.array(colours.convert("L" if channels == 1 else "RGB"))
-    return array[:, :, None] if array.ndim == 2 else array
+    array = np.array(colours.convert("L" if how.channels == 1 else "RGB"))
+    if halved:
+        depth = Depth(256.0 * array.min(), 256.0 * array.max() + 255, 65535.0, fixed=True)
+    return Levels(array[:, :, None] if array.ndim == 2 else array, depth)
 
 
 def check_size(picture: Image.Image, max_pixels: int) -> None:
@@ -298,22 +389,22 @@ def orientation_of(picture: Image.Image) -> int:
         return 1
 
 
-def _colours(picture: Image.Image, raw: str, max_value: float | None) -> Image.Image:
-    """The picture in mode L or RGB, with transparency laid over white."""
+def _colours(picture: Image.Image, raw: str, how: _How) -> tuple[Image.Image, Depth | None]:
+    """The picture in mode L or RGB, with what is transparent laid over the background; and its depth."""
     if picture.mode.startswith("I"):
-        return _rescaled(picture, raw, max_value)
+        return _rescaled(picture, raw, how)
     if _has_key(picture):
         picture = _with_scaled_key(picture, raw)
     if picture.mode in _HAS_ALPHA or picture.has_transparency_data:
         # La -> RGBA has no direct conversion
         whole = picture.convert("LA") if picture.mode == "La" else picture
-        return _over_white(whole.convert("RGBA"))
+        return _laid_over(whole.convert("RGBA"), how.background), None
     if picture.mode not in _OPAQUE:
         raise _NotPillows(
             f"its pixels are of kind {picture.mode!r}, which has no fixed range; save it with 8 "
             "or 16 bits a channel"
         )
-    return picture if picture.mode == "L" else picture.convert("RGB")
+    return (picture if picture.mode == "L" else picture.convert("RGB")), None
 
 
 def _has_key(picture: Image.Image) -> bool:
@@ -331,32 +422,51 @@ def _with_scaled_key(picture: Image.Image, raw: str) -> Image.Image:
     return scaled
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
-    canvas = Image.new("RGB", picture.size, BACKGROUND)
-    canvas.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+def _laid_over(picture: Image.Image, background: Background) -> Image.Image:
+    """An RGBA picture as RGB."""
+    alpha = picture.getchannel("A")
+    if background == "auto":
+        background = "black" if _brightness(picture, alpha) > BRIGHT else "white"
+    canvas = Image.new("RGB", picture.size, background)
+    canvas.paste(picture.convert("RGB"), mask=alpha)
     return canvas
 
 
-def _rescaled(picture: Image.Image, raw: str, max_value: float | None) -> Image.Image:
+def _brightness(picture: Image.Image, alpha: Image.Image) -> float:
+    """The mean luma of what can be seen, each pixel by its opacity; 0 where nothing can."""
+    weights = np.asarray(alpha, dtype=np.float64)
+    seen = weights.sum()
+    return float((np.asarray(picture.convert("RGB").convert("L")) * weights).sum() / seen) if seen else 0.0
+
+
+def _rescaled(picture: Image.Image, raw: str, how: _How) -> tuple[Image.Image, Depth]:
     """16-bit (or 12-bit) grey to 8 bits by depth or ``max_value``, never by the range in this picture."""
+    if raw.startswith(_WITHOUT_RANGE):
+        raise _NotPillows(
+            "its values are signed or have 32 bits, so they have no fixed range; say with data.max_value "
+            "what counts as full"
+        )
     values = np.asarray(picture).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise _NotPillows("its integer pixels lie outside 0..65535; save it with 8 or 16 bits a channel")
-    if max_value is None:
-        grey = (values >> (4 if raw == "I;12" else 8)).astype(np.uint8)
+    narrow = raw == "I;12"
+    depth = Depth(float(values.min()), float(values.max()), 4095.0 if narrow else 65535.0)
+    if how.max_value is None:
+        grey = (values >> (4 if narrow else 8)).astype(np.uint8)
     else:
-        grey = to_bytes(values.astype(np.uint16), max_value)
+        grey = to_bytes(values.astype(np.uint16), how.max_value)
     if getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         grey = 255 - grey
     picture_8 = Image.fromarray(grey)
     if "transparency" in picture.info:
         alpha = np.where(values == picture.info["transparency"], 0, 255).astype(np.uint8)
-        return _over_white(Image.merge("LA", (picture_8, Image.fromarray(alpha))).convert("RGBA"))
-    return picture_8
+        layered = Image.merge("LA", (picture_8, Image.fromarray(alpha))).convert("RGBA")
+        return _laid_over(layered, how.background), depth
+    return picture_8, depth
 
 
-def _from_array(source: Any, channels: int, max_value: float | None) -> torch.Tensor:
-    """An array [H, W] or [H, W, K], or a tensor [H, W] or [K, H, W], as uint8 [channels, H, W]."""
+def _from_array(source: Any, max_value: float | None) -> Levels:
+    """An array [H, W] or [H, W, K], or a tensor [H, W] or [K, H, W], as uint8 [H, W] or [H, W, K]."""
     is_tensor = isinstance(source, torch.Tensor)
     array = source.detach().cpu().numpy() if is_tensor else source
     if array.ndim not in (2, 3) or array.size == 0:
@@ -366,7 +476,7 @@ def _from_array(source: Any, channels: int, max_value: float | None) -> torch.Te
         )
     if is_tensor and array.ndim == 3:
         array = array.transpose(1, 2, 0)
-    return _as_tensor(to_bytes(array, max_value), channels)
+    return to_levels(array, max_value)
 
 
 def _as_tensor(pixels: NDArray[np.uint8], channels: int) -> torch.Tensor:
