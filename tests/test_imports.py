@@ -95,6 +95,7 @@ OWNERS = {
     "tifffile": {"data/tiff.py"},
     "PIL": {
         "data/content.py",
+        "data/colours.py",
         "data/image.py",
         "data/items.py",
         "demo.py",

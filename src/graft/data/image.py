@@ -7,7 +7,7 @@ that it means the same everywhere:
 - grey becomes RGB by replication; 16-bit values are rescaled by depth (value >> 8), floating-point
   ones of arrays, .npy and TIFF files lie in 0..1, unless ``max_value`` says what counts as full;
 - palettes become their colours; whatever is transparent is laid over white, or over black where what can be
-  seen is bright itself (``BRIGHT``), so that the shape stays visible;
+  seen is bright itself (see colours.py), so that the shape stays visible;
 - CMYK becomes RGB as Pillow does it, without colour profiles; profiles are ignored throughout;
 - of several frames the first counts, of a TIFF whose pages are channels all of these (see planes.py);
 - a JPEG much larger than the network's input is reduced while it is decoded (``decode_reduced``);
@@ -32,18 +32,20 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from graft.data.bands import NPY, Depth, Levels, read_npy, to_bytes, to_levels
+from graft.data.bands import NPY, Depth, Levels, read_npy, to_levels
+from graft.data.colours import NotPillows, to_colours
 from graft.data.items import display
 from graft.data.planes import read_pages
 from graft.data.quiet import quiet_pillow
 from graft.data.tiff import is_tiff, read_tiff
 from graft.data.unreadable import UnreadableImage
+from graft.options import Background
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,10 +57,6 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"}
     | {".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".npy"}
 )
-Background: TypeAlias = Literal["auto", "white", "black"]
-"""What transparent pictures are laid over; auto: see ``BRIGHT``."""
-BRIGHT = 191.25
-"""Mean brightness, of 255, of what can be seen, above which a transparent picture is laid over black."""
 MAX_PIXELS = 80_000_000
 
 _TRANSPOSE = {
@@ -71,17 +69,9 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _JPEG = b"\xff\xd8\xff"
-_ORIENTATION, _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0112, 262, 0
-_HAS_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+_ORIENTATION = 0x0112
 _RAW_MODE = "graft raw mode"
-_WITHOUT_RANGE = ("I;16S", "I;16BS", "I;32")  # as TIFFs store integers
 _STILL = ("MPO", "TIFF")  # other frames of the first are the camera's own; of TIFFs see planes.py
-_KEY_SCALE = {"L;2": 85, "L;4": 17}  # a PNG's transparent grey is given at the file's own depth
-
-
-class _NotPillows(UnreadableImage):
-    """A picture of a kind that Pillow does not know or that has no range there."""
 
 
 class _How(NamedTuple):
@@ -296,7 +286,7 @@ def _tiff_levels(data: bytes, how: _How) -> Levels:
     if not named and how.channels in (1, 3) and how.max_value is None:
         try:
             return _pillow_levels(data, how)
-        except _NotPillows as error:
+        except NotPillows as error:
             refused = error
     try:
         found = read_tiff(
@@ -327,7 +317,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise _NotPillows("it is damaged, or no JPEG, PNG, WebP, BMP, TIFF, GIF or .npy") from None
+        raise NotPillows("it is damaged, or no JPEG, PNG, WebP, BMP, TIFF, GIF or .npy") from None
     except Image.DecompressionBombError:
         raise UnreadableImage(
             "it has more pixels than Pillow opens (twice PIL.Image.MAX_IMAGE_PIXELS)"
@@ -347,7 +337,7 @@ def _flat(picture: Image.Image, how: _How, *, least_side: int | None = None) -> 
     if least_side is not None:
         picture.draft("", (least_side, least_side))  # the mode stays, the size is the next that suffices
     picture.load()
-    colours, depth = _colours(picture, raw, how)
+    colours, depth = to_colours(picture, raw, how.max_value, how.background)
     turn = _TRANSPOSE.get(orientation_of(picture))
     colours = colours.transpose(turn) if turn is not None else colours
     array = np.array(colours.convert("L" if how.channels == 1 else "RGB"))
@@ -387,82 +377,6 @@ def orientation_of(picture: Image.Image) -> int:
         return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # a broken tag raises struct.error, SyntaxError, ValueError and more
         return 1
-
-
-def _colours(picture: Image.Image, raw: str, how: _How) -> tuple[Image.Image, Depth | None]:
-    """The picture in mode L or RGB, with what is transparent laid over the background; and its depth."""
-    if picture.mode.startswith("I"):
-        return _rescaled(picture, raw, how)
-    if _has_key(picture):
-        picture = _with_scaled_key(picture, raw)
-    if picture.mode in _HAS_ALPHA or picture.has_transparency_data:
-        # La -> RGBA has no direct conversion
-        whole = picture.convert("LA") if picture.mode == "La" else picture
-        return _laid_over(whole.convert("RGBA"), how.background), None
-    if picture.mode not in _OPAQUE:
-        raise _NotPillows(
-            f"its pixels are of kind {picture.mode!r}, which has no fixed range; save it with 8 "
-            "or 16 bits a channel"
-        )
-    return (picture if picture.mode == "L" else picture.convert("RGB")), None
-
-
-def _has_key(picture: Image.Image) -> bool:
-    return picture.mode in ("1", "L", "RGB") and "transparency" in picture.info
-
-
-def _with_scaled_key(picture: Image.Image, raw: str) -> Image.Image:
-    """The transparent colour brought from the file's depth to the 8 bits of the pixels."""
-    key = picture.info["transparency"]
-    scaled = picture.copy()
-    if raw.startswith("RGB;16"):
-        scaled.info["transparency"] = tuple(value >> 8 for value in key)
-    elif raw in _KEY_SCALE:
-        scaled.info["transparency"] = key * _KEY_SCALE[raw]
-    return scaled
-
-
-def _laid_over(picture: Image.Image, background: Background) -> Image.Image:
-    """An RGBA picture as RGB."""
-    alpha = picture.getchannel("A")
-    if background == "auto":
-        background = "black" if _brightness(picture, alpha) > BRIGHT else "white"
-    canvas = Image.new("RGB", picture.size, background)
-    canvas.paste(picture.convert("RGB"), mask=alpha)
-    return canvas
-
-
-def _brightness(picture: Image.Image, alpha: Image.Image) -> float:
-    """The mean luma of what can be seen, each pixel by its opacity; 0 where nothing can."""
-    weights = np.asarray(alpha, dtype=np.float64)
-    seen = weights.sum()
-    return float((np.asarray(picture.convert("RGB").convert("L")) * weights).sum() / seen) if seen else 0.0
-
-
-def _rescaled(picture: Image.Image, raw: str, how: _How) -> tuple[Image.Image, Depth]:
-    """16-bit (or 12-bit) grey to 8 bits by depth or ``max_value``, never by the range in this picture."""
-    if raw.startswith(_WITHOUT_RANGE):
-        raise _NotPillows(
-            "its values are signed or have 32 bits, so they have no fixed range; say with data.max_value "
-            "what counts as full"
-        )
-    values = np.asarray(picture).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise _NotPillows("its integer pixels lie outside 0..65535; save it with 8 or 16 bits a channel")
-    narrow = raw == "I;12"
-    depth = Depth(float(values.min()), float(values.max()), 4095.0 if narrow else 65535.0)
-    if how.max_value is None:
-        grey = (values >> (4 if narrow else 8)).astype(np.uint8)
-    else:
-        grey = to_bytes(values.astype(np.uint16), how.max_value)
-    if getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        grey = 255 - grey
-    picture_8 = Image.fromarray(grey)
-    if "transparency" in picture.info:
-        alpha = np.where(values == picture.info["transparency"], 0, 255).astype(np.uint8)
-        layered = Image.merge("LA", (picture_8, Image.fromarray(alpha))).convert("RGBA")
-        return _laid_over(layered, how.background), depth
-    return picture_8, depth
 
 
 def _from_array(source: Any, max_value: float | None) -> Levels:
