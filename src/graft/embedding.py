@@ -137,8 +137,8 @@ def embed(
     ``source``: a backbone, its id, or a bundle, whose adapted backbone is taken. ``data`` as for
     ``Bundle.predict``: pictures, files and folders of them; texts, tables and files of texts. ``settings``
     say how data is read; where ``source`` is an id, also how the network takes it (channels, size,
-    max_value, max_length). ``store``: where features are kept for another time. ``progress`` is called with
-    (items done, all of them), of reading first and then of computing.
+    max_value, background, max_length). ``store``: where features are kept for another time. ``progress``
+    is called with (items done, all of them), of reading first and then of computing.
 
     Raises:
         DataError: nothing is found, or nothing of it can be read.
@@ -284,7 +284,10 @@ def _load(name: str, settings: DataSettings) -> Backbone:
     )
     if not isinstance(loaded.preprocess, Preprocess):
         return loaded
-    return replace(loaded, preprocess=replace(loaded.preprocess, max_value=settings.max_value))
+    return replace(
+        loaded,
+        preprocess=replace(loaded.preprocess, max_value=settings.full, background=settings.background),
+    )
 
 
 def _load_again(maker: Maker) -> Backbone:
@@ -294,7 +297,7 @@ def _load_again(maker: Maker) -> Backbone:
         if "tokenizer" in maker.input:
             length = TypeAdapter(int).validate_python(maker.input.get("max_length"))
             return load_backbone(maker.backbone, pooling=maker.pooling, max_length=length)
-        intake = TypeAdapter(Preprocess).validate_python(maker.input)
+        intake = Preprocess.from_dict(maker.input)
     except ValidationError:
         raise BackboneError("the table does not say rightly how items are prepared.") from None
     loaded = load_backbone(maker.backbone, channels=intake.channels, size=maker.size)
@@ -346,6 +349,7 @@ def _reading(settings: DataSettings, intake: Intake) -> DataSettings:
         fixed = {
             "channels": intake.channels,
             "max_value": intake.max_value,
+            "background": intake.background,
             "size": height if height == width else None,
         }
     agreed = {name for name, value in fixed.items() if getattr(settings, name) == value}
@@ -357,7 +361,7 @@ def _reading(settings: DataSettings, intake: Intake) -> DataSettings:
         )
     if isinstance(intake, Encoding):
         return settings
-    return settings.model_copy(update={"channels": intake.channels, "max_value": intake.max_value})
+    return settings.model_copy(update=intake.reading)
 
 
 def _nothing(faults: Sequence[Fault], problems: Sequence[Problem], modality: Modality) -> str:

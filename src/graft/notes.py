@@ -77,6 +77,16 @@ def notes_on_backbone(backbone: Backbone) -> Iterator[str]:
         )
 
 
+def notes_on_pixels(recipe: Recipe, backbone: Backbone) -> Iterator[str]:
+    """What counts as full in pictures of more than 8 bits, where the pictures decided it."""
+    full = getattr(backbone.preprocess, "max_value", None)
+    if recipe.data.max_value == "auto" and full is not None:
+        yield (
+            f"data.max_value = {full:g} (auto): no picture of more than 8 bits has a higher value, and "
+            "each uses more than a 16th of it. data.max_value=65535 counts all 16 bits."
+        )
+
+
 def _unused(recipe: Recipe, steps: Sequence[Step], *, validates: bool) -> list[str]:
     """Settings that were given and that no step of this plan looks at."""
     every = {number: step for number, step in enumerate(steps, start=1) if isinstance(step, Train)}

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from graft.schedule import parse_warmup
 
 Views = Literal["none", "flip", "zoom", "flip+zoom"]
+"""Test-time augmentation: which views of a picture, beside the plain one, a prediction is the mean over."""
+
 Background = Literal["auto", "white", "black"]
 """What transparent pictures are laid over; auto: black where what can be seen is bright, else white."""
-"""Test-time augmentation: which views of a picture, beside the plain one, a prediction is the mean over."""
 
 BatchNorm = Literal["frozen", "adaptive", "train"]
 

@@ -23,7 +23,7 @@ from graft.batchnorm import plain_norms
 from graft.data.items import Items, Splits
 from graft.errors import DataError, RecipeError
 from graft.model import Head, Model
-from graft.notes import notes_on, notes_on_backbone, notes_on_reuse
+from graft.notes import notes_on, notes_on_backbone, notes_on_pixels, notes_on_reuse
 from graft.numerics import Numerics, resolve_device, resolve_numerics, world_size
 from graft.options import Frozen, Views
 from graft.recipe import COLUMNS, Recipe
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from graft.forward_trial import Choice
 
 VERSION = 2
-_OF_PICTURES = ("image", "max_megapixels", "channels", "max_value", "size", "statistics")
+_OF_PICTURES = ("image", "max_megapixels", "channels", "max_value", "background", "size", "statistics")
 STEPS_DROPOUT = 0.2  # of a head trained by steps on a frozen backbone, as the courses have it
 
 
@@ -286,6 +286,7 @@ def make_plan(
             *notes_on(ask, steps, validates=splits.val is not None),
             *notes_on_reuse(ask, steps, reuses, views),
             *notes_on_backbone(backbone),
+            *notes_on_pixels(recipe, backbone),
             *([forward.note] if forward and forward.gain > 1 else []),
         ),
     )

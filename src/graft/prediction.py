@@ -264,8 +264,7 @@ def _for_network(settings: DataSettings, intake: Intake, known: Sequence[str]) -
         )
     if isinstance(intake, Encoding):
         return settings
-    update = {"channels": intake.channels, "max_value": intake.max_value}
-    return settings.model_copy(update=update)
+    return settings.model_copy(update=intake.reading)
 
 
 def _number(share: float | None) -> str:

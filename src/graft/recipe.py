@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from graft.errors import RecipeError, suggest
 from graft.files import is_there
-from graft.options import Frozen, PhaseOptions, Views
+from graft.options import Background, Frozen, PhaseOptions, Views
 
 DEFAULT_BACKBONE = "graft/resnet18-half-64"
 
@@ -56,14 +56,23 @@ class DataSettings(Frozen):
     """Pictures with more pixels than this are refused before they are decoded (decompression bombs)."""
     channels: int = Field(default=3, ge=1, le=64)
     """Input channels of the network; pictures have 3 (or 1), arrays, .npy and TIFF files any number."""
-    max_value: float | None = Field(default=None, gt=0.0)
+    max_value: Annotated[float, Field(gt=0.0)] | Literal["auto"] | None = "auto"
     """What counts as full in pixels of more than 8 bits of arrays, .npy, TIFF and grey PNG files; None:
-    65535 for 16 bits, 1 for floating point, and other kinds are refused."""
+    65535 for 16 bits, 1 for floating point, and other kinds are refused; auto: so, or 255, 1023, 4095 or
+    16383 where no picture of 16 bits has more and each uses more than a 16th of it."""
+    background: Background = "auto"
+    """What transparent pictures are laid over: white or black; auto: black where the mean brightness of
+    what can be seen is above three quarters, else white."""
     size: int | None = Field(default=None, ge=8, le=4096)
     """Height and width in pixels that the network sees; None: as its weights were trained."""
     statistics: Literal["auto", "weights", "data"] = "auto"
     """Mean and deviation that pictures are normalised by: the weights' own, or those of the training data;
     auto takes the data's where channels is not 3."""
+
+    @property
+    def full(self) -> float | None:
+        """``max_value`` where it is a number."""
+        return None if self.max_value == "auto" else self.max_value
 
     @model_validator(mode="after")
     def _one_way_to_say_labels(self) -> Self:

@@ -402,7 +402,7 @@ def test_select_keeps_rows_together(tmp_path: Path) -> None:
 
 def draw_sets(values: list[int], masks: list[int], share: float, seed: int = 0) -> Splits:
     """Pictures by content, each with the labels whose bits are set in its mask."""
-    pictures = [np.full((2, 2), value, np.uint8) for value in values]
+    pictures = [np.array([[value, 255 - value], [7, value]], np.uint8) for value in values]
     lists = [[f"l{bit}" for bit in range(4) if mask >> bit & 1] for mask in masks]
     return read_splits((pictures, lists), DataSettings(validation=share), seed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ def test_what_is_asked_decides() -> None:
     three = read_splits((draw(channels=3), ["a", "b"] * 35), DataSettings(validation=0)).train
     assert prepare_for(colour, three, DataSettings()) == colour
     assert prepare_for(colour, three, DataSettings(statistics="data")).mean != colour.mean
-    assert prepare_for(colour, three, DataSettings(max_value=9.0)).max_value == 9.0
+    read = replace(three, max_value=9.0, background="white")
+    assert prepare_for(colour, read, DataSettings()) == replace(colour, max_value=9.0, background="white")
 
 
 def test_a_constant_channel_is_not_scaled() -> None:

@@ -21,7 +21,10 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
+
+from graft.options import Background
 
 Pooling: TypeAlias = Literal["cls", "mean", "last"]
 """Which states of the last layer stand for a text: the first token's, their mean, or the last token's."""
@@ -38,7 +41,7 @@ class Preprocess:
     (height, width) when a pair; not at all when None), centre-cropped to ``size``, scaled to 0-1
     and normalised by ``mean`` and ``std`` (one value a channel). ``max_value``: what counts as 255 in
     pixels of more than 8 bits of arrays, .npy and TIFF files (see data.image); None where each kind of
-    pixel has its own.
+    pixel has its own. ``background``: what transparent pictures are laid over (see data.colours).
     """
 
     modality: ClassVar[Literal["picture", "text"]] = "picture"
@@ -48,6 +51,7 @@ class Preprocess:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     max_value: float | None = None
+    background: Background = "auto"
 
     def __post_init__(self) -> None:
         for name in ("size", "resize", "mean", "std"):  # lists are no keys
@@ -59,6 +63,11 @@ class Preprocess:
     def channels(self) -> int:
         """K, the number of input channels."""
         return len(self.mean)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The data settings by which pictures are read as for training."""
+        return {name: getattr(self, name) for name in ("channels", "max_value", "background")}
 
     @property
     def least_side(self) -> int | None:
@@ -86,23 +95,22 @@ class Preprocess:
         return packed, blank.expand(len(packed), self.channels, *self.size)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values; without those that were the only ones before they could be chosen."""
         values = asdict(self)
-        if self.max_value is None:  # as it was written before there was one
-            del values["max_value"]
-        return values
+        return {name: value for name, value in values.items() if (name, value) not in _FORMER.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
-        """The inverse of :meth:`to_dict`, also after a round trip through JSON."""
-        resize = values["resize"]
-        return cls(
-            size=(int(values["size"][0]), int(values["size"][1])),
-            resize=(int(resize[0]), int(resize[1])) if isinstance(resize, list | tuple) else resize,
-            interpolation=values["interpolation"],
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
-            max_value=values.get("max_value"),
-        )
+        """The inverse of :meth:`to_dict`, also after a round trip through JSON.
+
+        Raises:
+            ValueError: they are no such values.
+        """
+        return TypeAdapter(cls).validate_python({**_FORMER, **values})
+
+
+_FORMER = {"max_value": None, "background": "white"}
+"""What was so in files that were written before it was a setting."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ def read_picture(items: Items, number: int, *, channels: int, least_side: int | 
             max_pixels=items.max_pixels,
             channels=channels,
             max_value=items.max_value,
+            background=items.background,
         )
     except UnreadableImage as error:
         raise DataError(

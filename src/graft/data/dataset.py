@@ -133,7 +133,8 @@ class Pictures(Dataset[Any]):
     @property
     def reading(self) -> list[Any]:
         """What decides inputs beside the preprocessing and the items' content: how pixels were read."""
-        return [self.items.max_value, self.items.max_pixels]
+        items = self.items
+        return [items.max_value, items.max_pixels, items.background]
 
     def _at_hand(self, number: int) -> bool:
         """Whether there is nothing to decode: it is pixels already, or was decoded before."""
@@ -142,7 +143,7 @@ class Pictures(Dataset[Any]):
     def _key(self, number: int) -> tuple[Any, ...]:
         """What decides the decoded pixels."""
         items, how = self.items, self.preprocess
-        return items.digests[number], how.least_side, how.channels, items.max_value, items.max_pixels
+        return items.digests[number], how.least_side, how.channels, *self.reading
 
     def _decode(self, number: int) -> Decoded:
         items, how = self.items, self.preprocess

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from graft.errors import quote_some
+from graft.options import Background
 from graft.task import Kind, Task
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class Items:
     ``targets``: int64 [N] indices into the task's labels, or uint8 [N, C] zeros and ones of a multi-label
     task; None where there are no labels.
     ``digests``: sha256 of the content, in hex: of the file's bytes, of an array's pixels, of a text.
-    ``max_pixels`` and ``max_value``: how they were read, and will be read again (see image.decode).
+    ``max_pixels``, ``max_value`` and ``background``: how they were read, and will be read again (see
+    image.decode).
     """
 
     sources: tuple[Source, ...]
@@ -108,6 +110,7 @@ class Items:
     digests: tuple[str, ...]
     max_pixels: int = 80_000_000
     max_value: float | None = None
+    background: Background = "auto"
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -128,6 +131,7 @@ class Items:
         return Items(
             max_pixels=self.max_pixels,
             max_value=self.max_value,
+            background=self.background,
             sources=tuple(self.sources[i] for i in picked),
             ids=tuple(self.ids[i] for i in picked),
             targets=None if self.targets is None else self.targets[picked],

@@ -11,27 +11,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from graft.data.content import read_content
-from graft.data.image import decode_reduced
+from graft.data.image import Facts, examine
 from graft.data.items import Problem, Row, Text, make_problem, modality_of, show
 from graft.data.threads import read_in_threads
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError
 
 if TYPE_CHECKING:
-    from graft.data.items import Source
     from graft.recipe import DataSettings
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (pictures read so far, all of them)."""
 
 
+_PLAIN = Facts()
+
+
 @dataclass(frozen=True)
 class Scanned:
-    """A row with what reading its picture found: the digest, or in ``fault`` why there is none."""
+    """A row with what reading it found: the digest and facts, or in ``fault`` why there are none."""
 
     row: Row
     digest: str
     fault: str = ""
+    facts: Facts = _PLAIN
 
 
 def scan_rows(
@@ -112,16 +115,19 @@ def _look(row: Row, max_pixels: int, settings: DataSettings) -> Scanned:
         empty = not row.source.first.strip() and not (row.source.second or "").strip()
         return Scanned(row, row.source.digest, "it is empty" if empty else "")
     try:
-        return Scanned(row, _digest(row.source, max_pixels, settings))
+        return _examined(row, max_pixels, settings)
     except UnreadableImage as error:
         return Scanned(row, "", error.reason)
 
 
-def _digest(source: Source, max_pixels: int, settings: DataSettings) -> str:
-    """Of a picture's content, once it is decoded to the last pixel."""
-    content, digest = read_content(source, max_pixels=max_pixels)
-    # A JPEG is read to its end also where only every eighth pixel is made of it.
-    decode_reduced(
-        content, 1, max_pixels=max_pixels, channels=settings.channels, max_value=settings.max_value
+def _examined(row: Row, max_pixels: int, settings: DataSettings) -> Scanned:
+    """The picture decoded to the last pixel."""
+    content, digest = read_content(row.source, max_pixels=max_pixels)
+    facts = examine(
+        content,
+        max_pixels=max_pixels,
+        channels=settings.channels,
+        max_value=settings.full,
+        background=settings.background,
     )
-    return digest
+    return Scanned(row, digest, facts=facts)

@@ -37,6 +37,7 @@ from graft.data.items import (
     show,
 )
 from graft.data.labels import find_alike, write_as_known
+from graft.data.oddities import list_oddities, settle_range
 from graft.data.scan import Progress, Scanned, max_pixels_of, scan_rows, set_aside
 from graft.data.table import list_table, list_tables, list_texts
 from graft.data.tabular import TABLES
@@ -79,7 +80,8 @@ def read_splits(
     given = {row.split for row in listing.rows} - {""}
     if given and "train" not in given:
         raise DataError(f"The data has {_and(given)} but no train split; name the training items train.")
-    good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
+    scanned, settings = settle_range(scan_rows(listing.rows, settings, progress), settings)
+    good, bad = set_aside(scanned, settings.bad_share)
     task, empty = _make_task(data, listing, good)
     parts = {
         split: _make_items([each for each in good if each.row.split in names], task, settings)
@@ -89,6 +91,7 @@ def read_splits(
     problems = (
         *listing.problems,
         *bad,
+        *list_oddities(good, settings.full),
         *empty,
         *single,
         *find_alike(task.labels),
@@ -131,7 +134,8 @@ def read_labelled(
     good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     _check_known([each.row for each in good], task, "the model")
     items = _make_items(good, task, settings)
-    return items, (*listing.problems, *bad, *find_contradictions({"test": items}, task, modality))
+    odd = (*bad, *list_oddities(good, settings.full))
+    return items, (*listing.problems, *odd, *find_contradictions({"test": items}, task, modality))
 
 
 def read_items(
@@ -300,7 +304,8 @@ def _separator_hint(unknown: Iterable[str], task: Task) -> str:
 def _make_items(scanned: Sequence[Scanned], task: Task | None, settings: DataSettings) -> Items:
     return Items(
         max_pixels=max_pixels_of(settings),
-        max_value=settings.max_value,
+        max_value=settings.full,
+        background=settings.background,
         sources=tuple(each.row.source for each in scanned),
         ids=tuple(each.row.id for each in scanned),
         targets=None if task is None else _targets([each.row for each in scanned], task),

@@ -31,13 +31,13 @@ def prepare_for(preprocess: Preprocess, items: Items, settings: DataSettings) ->
     """``preprocess`` as it is for training on ``items``: with the data's statistics where asked for.
 
     ``settings.statistics``: "data" takes those of ``items``, "weights" leaves them, "auto" takes the
-    data's where there are not three channels. ``settings.max_value`` goes along, so that whoever predicts
+    data's where there are not three channels. How ``items`` were read goes along, so that whoever predicts
     later reads pictures in the same way.
 
     Raises:
         DataError: a picture can no longer be read.
     """
-    preprocess = replace(preprocess, max_value=settings.max_value)
+    preprocess = replace(preprocess, max_value=items.max_value, background=items.background)
     asked = settings.statistics
     if asked == "weights" or (asked == "auto" and preprocess.channels == 3):
         return preprocess

@@ -63,6 +63,39 @@ def unreadable_files(seen: Gathered) -> Iterator[Finding]:
             )
 
 
+_ODD = {
+    "uniform": (
+        "There is nothing to learn from a picture without anything in it; where many are so, they are read "
+        "otherwise than they were meant.",
+        "Look at the originals; of 16 bits see data.max_value, of transparent ones data.background.",
+    ),
+    "range": (
+        "What uses a 16th of the range keeps 16 of 256 grey levels, and a network sees it as black.",
+        "Say what counts as full: data.max_value.",
+    ),
+    "beyond": ("What is cut off is white, whatever it was.", "Raise data.max_value, or leave it to auto."),
+    "pages": (
+        "The network sees what was read of them and nothing else.",
+        "Save what the label is about as a file of its own, or its pages as channels (data.channels).",
+    ),
+}
+"""Why oddities of pictures matter and what to do, by the code of their problem (see data.oddities)."""
+
+
+def odd_pictures(seen: Gathered) -> Iterator[Finding]:
+    for problem in seen.splits.problems:
+        if problem.code in _ODD:
+            why, cure = _ODD[problem.code]
+            yield found(
+                f"data.{problem.code}",
+                "note" if problem.code == "pages" else "warning",
+                problem.message,
+                why=why,
+                cure=cure,
+                examples=problem.examples,
+            )
+
+
 def contradictions(seen: Gathered) -> Iterator[Finding]:
     for problem in seen.splits.problems:
         if problem.code in ("contradiction", "leak"):
@@ -305,6 +338,7 @@ def groups(seen: Gathered) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Gathered], Iterator[Finding]], ...] = (
     unreadable_files,
+    odd_pictures,
     contradictions,
     alike_labels,
     copies,
