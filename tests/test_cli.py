@@ -139,7 +139,13 @@ def test_formats_and_files_of_predictions(graft: Graft, finished_run: Path, phot
     assert len(Path("x.csv").read_text().splitlines()) == 11
     check_refused(graft("predict", *where, "--format", "xml"), "table, jsonl or csv")
     check_refused(graft("predict", *where, "--set", "data.max_value=9"), "no effect here: data.max_value")
-    check_refused(graft("predict", *where, "--out", "no/such/x.csv"), "No such file", code=1)
+    check_refused(graft("predict", *where, "--out", "no/such/x.csv"), "there is no folder no/such")
+    check_refused(graft("predict", *where, "--out", "x.xlsx"), ".xlsx is not among .csv, .jsonl")
+    check_refused(
+        graft("predict", *where, "--out", "x.csv", "--format", "jsonl"), "--format jsonl was named"
+    )
+    assert graft("predict", *where, "--out", "x.json").out == ""
+    assert [row["label"] for row in json.loads(Path("x.json").read_text())["predictions"]].count("red") >= 9
 
 
 def test_unreadable_pictures_are_reported_and_the_others_done(
@@ -627,4 +633,6 @@ def test_what_cannot_be_compared_is_one_message(graft: Graft, photos: Path, case
 def test_what_has_no_report_or_changes_is_one_message(graft: Graft, tmp_path: Path) -> None:
     check_refused(graft("report", tmp_path / "nowhere", "--json"), "is not a run")
     check_refused(graft("changes", "nowhere", "tiny/net", "--json"), "no such folder or file")
-    check_refused(graft("changes", "tiny/net", "tiny/net", "--out", "a.pdf", "--json"), ".svg or .png")
+    check_refused(
+        graft("changes", "tiny/net", "tiny/net", "--out", "a.pdf", "--json"), "not among .svg, .png"
+    )

@@ -497,6 +497,16 @@ def test_options_of_the_backbone_come_back(model: str) -> None:
         np.testing.assert_allclose(again, found.features, atol=1e-5)
 
 
+def test_the_pooling_can_be_named(model: str) -> None:
+    pooled = embed(load_backbone(model, pooling="cls"), SAID, device="cpu")
+    named = embed(model, SAID, device="cpu", pooling="cls")
+    assert named.made_by.pooling == "cls"
+    np.testing.assert_array_equal(named.features, pooled.features)
+    assert not np.allclose(named.features, embed(model, SAID, device="cpu", pooling="mean").features)
+    with pytest.raises(RecipeError, match="pooling"):
+        embed(load_backbone(model), SAID, device="cpu", pooling="cls")
+
+
 def test_pictures_are_prepared_again_as_they_were(photos: Path) -> None:
     asked: list[Request] = []
 
@@ -642,9 +652,10 @@ def test_a_second_run_comes_from_the_store(
     [
         ([], "Name one thing to make the features"),
         (["--backbone", "MODEL", "--run", "run"], "Name one thing to make the features"),
-        (["--backbone", "MODEL", "--out", "no/f.parquet"], "--out no/f.parquet: a file in a folder"),
-        (["--backbone", "MODEL", "--out", "."], "--out .: a file in a folder"),
+        (["--backbone", "MODEL", "--out", "no/f.parquet"], "--out no/f.parquet: there is no folder no"),
+        (["--backbone", "MODEL", "--out", "."], "--out .: it is a folder"),
         (["--backbone", "MODEL", "--out", "./texts.txt"], "is one of the items"),
+        (["--backbone", "MODEL", "--out", "f.csv"], ".csv is not among .parquet"),
         (["--backbone", "MODEL", "--set", "seed=1"], "Of no effect here: seed"),
         (["--backbone", "MODEL", "--set", "data.label=x"], "Of no effect here: data.label"),
         (["--backbone", "MODEL", "--set", "data.size=64"], "data.size"),
@@ -674,7 +685,7 @@ def test_no_place_to_write_is_said_before_anything_is_computed(
         raise AssertionError
 
     monkeypatch.setattr("graft.embedding.load_backbone", never)
-    check_refused(graft("embed", texts, "--backbone", "tiny/net", "--out", "no/f.parquet"), "in a folder")
+    check_refused(graft("embed", texts, "--backbone", "tiny/net", "--out", "no/f.parquet"), "no folder")
 
 
 def test_queries_that_are_none(graft: Graft, table: Path) -> None:

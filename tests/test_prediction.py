@@ -134,8 +134,7 @@ def test_training_validation_and_prediction_see_the_same_tensors(bundle: Bundle,
     how = bundle.preprocess
     splits = read_splits(tmp_path / "photos", DataSettings(validation=0.0))
     trained = Pictures(splits.train, how)
-    items, faults, _ = read_items(tmp_path / "photos")
-    assert not faults
+    items = read_items(tmp_path / "photos").items
     predicted = Pictures(items, how)
     assert len(trained) == len(predicted) == 2 * len(odd)
     for number in range(len(trained)):

@@ -341,7 +341,7 @@ def test_the_command_line_takes_texts(model: str, table: Path, tmp_path: Path, c
     assert plan["network"]["encoding"]["max_length"] == 64 and set(plan["costs"]) == {"1", "2", "3", "4"}
     call("train", table, *common, "--strategy", "probe", "--out", run)
     found = json.loads(call("predict", run, "--text", "the film was fine", "--json", "--device", "cpu"))
-    assert found["predictions"][0]["id"] == "item 0"
+    assert found["predictions"][0]["id"] == found["predictions"][0]["text"] == "the film was fine"
     assert json.loads(call("evaluate", run, table, "--json", "--device", "cpu"))["n"] == 60
     asked = ("--strategy", "probe", "--set", "contrast=1", "--out", tmp_path / "drawn")
     shown = call("train", table, "--backbone", model, "--device", "cpu", *asked)

@@ -8,7 +8,6 @@ interrupted.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +34,9 @@ from graft.cli_options import (
     Targets,
     Weights,
     asked_recipe,
+    check_out,
     make_console,
+    paths_of,
     print_json,
     reading_recipe,
 )
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from graft.bundle import Bundle
     from graft.preparation import Prepared
     from graft.runs import Run
+
+
+_PREDICTIONS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 
 
 class Commands(TyperGroup):
@@ -217,7 +221,7 @@ app.command("changes")(cli_reports.show_changes)
 def predict(
     run: RunFolder,
     items: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(help="Pictures, or folders of them; of texts: tables, or files with one a line."),
     ] = None,
     texts: Annotated[
@@ -226,7 +230,9 @@ def predict(
     style: Annotated[
         str | None, typer.Option("--format", help="table, jsonl or csv.", metavar="FORMAT")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write in place of the screen.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File in place of the screen: .csv, .jsonl or .json.")
+    ] = None,
     recipe: RecipeFile = None,
     settings: DataSet = None,
     device: Device = None,
@@ -242,21 +248,20 @@ def predict(
         raise RecipeError(f"--format {style!r} is not table, jsonl or csv.")
     if style and as_json:
         raise RecipeError("--json prints one JSON object; leave --format out, or --json.")
+    if out is not None:
+        style = check_out(out, _PREDICTIONS, style, items=items or ())
     asked = reading_recipe(recipe, settings, device)
     bundle = load_bundle(run)
     if texts and not bundle.takes_text:
         raise RecipeError("--text: this bundle labels pictures; name their files.")
-    given = [*(items or ()), *(texts or ())]
+    given = [*paths_of(items or ()), *(texts or ())]
     found = bundle.predict(given, device=asked.device, settings=asked.data)
-    if style is None and out is not None:
-        style = "jsonl" if out.suffix == ".jsonl" else "csv"
-    text = found.to_jsonl() if style == "jsonl" else found.to_csv()
     if as_json:
-        print_json({"predictions": [row.to_dict() for row in found]})
+        print_json(found.to_dict())
     if out is not None:
-        write_text(out, text)
+        write_text(out, found.to_text(style or "csv"))
     elif style in ("csv", "jsonl"):
-        sys.stdout.write(text)
+        sys.stdout.write(found.to_text(style))
     elif not as_json:
         make_console().print(prediction_table(found))
     show_problems(make_console(stderr=True), found.problems)
@@ -296,10 +301,10 @@ def evaluate(
 @app.command()
 def embed(
     items: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(help="Pictures, or folders of them; of texts: tables, or files with one a line."),
     ],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write: .parquet.")],
     backbone: Backbone = None,
     run: Annotated[
         Path | None, typer.Option(help="A run's folder, whose adapted backbone is taken.")
@@ -314,12 +319,8 @@ def embed(
 
     if (backbone is None) == (run is None):
         raise RecipeError("Name one thing to make the features: --backbone library/name, or --run RUN.")
-    asked = reading_recipe(recipe, settings, device)
-    # Now, and not after minutes of computing.
-    if not out.parent.is_dir() or out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise RecipeError(f"--out {out}: a file in a folder that is there and can be written to is needed.")
-    if out.exists() and any(item.exists() and item.samefile(out) for item in items):
-        raise RecipeError(f"--out {out} is one of the items, which it would replace.")
+    asked = reading_recipe(recipe, settings, device, also=("pooling",))
+    check_out(out, {".parquet": "parquet"}, items=items)
     from graft.bundle import load_bundle
     from graft.data.items import show
     from graft.embedding import embed as embed_items
@@ -331,7 +332,13 @@ def embed(
     console, store = make_console(stderr=True), open_store(asked)
     with reading(console) as told:
         found = embed_items(
-            source, items, device=asked.device, settings=asked.data, store=store, progress=told
+            source,
+            paths_of(items),
+            device=asked.device,
+            settings=asked.data,
+            pooling=asked.pooling,
+            store=store,
+            progress=told,
         )
     found.save(out)
     show_problems(console, found.problems)

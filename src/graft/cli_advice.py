@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from graft.cli_options import (
+    RECIPES,
     Backbone,
     Data,
     Device,
@@ -19,6 +20,7 @@ from graft.cli_options import (
     Strategy,
     Weights,
     asked_recipe,
+    check_out,
     make_console,
     print_json,
 )
@@ -52,6 +54,8 @@ def advise(
         seed=seed,
         device=device,
     )
+    if out is not None:
+        check_out(out, RECIPES)
     from graft.advice.answer import Limits
     from graft.advice.answer import advise as find_advice
     from graft.advice_tables import show_advice
@@ -145,6 +149,8 @@ def check(
         epochs=epochs,
         device=device,
     )
+    if fix is not None:
+        check_out(fix, RECIPES, option="--fix")
     from graft.examination import cure, examine
     from graft.files import write_text
     from graft.preparation import prepare

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from graft.recipe import Recipe
 
+RECIPES = {".toml": "toml"}
+"""What suffixes of a recipe's file mean, for :func:`check_out`."""
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; default: a new one in runs/.")]
 Seed = Annotated[int | None, typer.Option(help="Everything random is a function of this number.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -97,16 +101,84 @@ def asked_recipe(
     return asked
 
 
-def reading_recipe(file: Path | None, settings: list[str] | None, device: str | None) -> Recipe:
-    """A recipe of which only the device and the way data is read matter, and nothing else is set."""
+def reading_recipe(
+    file: Path | None, settings: list[str] | None, device: str | None, also: Collection[str] = ()
+) -> Recipe:
+    """A recipe of which only the device, the way data is read and ``also`` matter; nothing else is set.
+
+    Raises:
+        RecipeError: something else is set, or as :func:`graft.recipe.read_recipe`.
+    """
     from graft.errors import RecipeError
     from graft.recipe import read_recipe
 
     asked = read_recipe(file, settings or (), device=device)
-    others = sorted(asked.model_fields_set - {"data", "device"})
+    known = ("data.*", "device", *also)
+    others = sorted(asked.model_fields_set - {"data", *known})
     if others:
-        raise RecipeError(f"Of no effect here: {', '.join(others)}; only data.* and device can be set.")
+        can = f"{', '.join(known[:-1])} and {known[-1]}"
+        raise RecipeError(f"Of no effect here: {', '.join(others)}; only {can} can be set.")
     return asked
+
+
+def check_out(
+    out: Path,
+    formats: Mapping[str, str],
+    asked: str | None = None,
+    *,
+    items: Iterable[str | Path] = (),
+    option: str = "--out",
+) -> str:
+    """The format of a file that will be written, by its suffix; refused before any work where it cannot be.
+
+    ``formats``: what each suffix means. ``asked``: the format that was named; a file without a suffix is
+    of it. ``items``: what is read, which it must not replace.
+
+    Raises:
+        RecipeError: a suffix that means nothing or something else than ``asked``; no folder, a folder in
+            its place, or no permission.
+    """
+    from graft.errors import RecipeError
+
+    suffix, shown = out.suffix.lower(), f"{option} {display_path(out)}"
+    try:
+        reason = _not_writable(out, items)
+    except (OSError, ValueError) as error:
+        reason = f"it cannot be written: {getattr(error, 'strerror', None) or error}"
+    if reason:
+        raise RecipeError(f"{shown}: {reason}.")
+    meant = formats.get(suffix) or (asked if not suffix and asked in formats.values() else None)
+    if meant is None:
+        raise RecipeError(
+            f"{shown}: the suffix says which format is written, and {suffix or 'none'} is not among "
+            f"{', '.join(formats)}."
+        )
+    if asked not in (None, meant):
+        raise RecipeError(f"{shown} is {meant}, and --format {asked} was named; leave one of them out.")
+    return meant
+
+
+def _not_writable(out: Path, items: Iterable[str | Path]) -> str:
+    """Why a file cannot be written; OSError where the system says so."""
+    if not out.parent.is_dir():
+        return f"there is no folder {display_path(out.parent)}; make it, or name another"
+    if out.exists() and not out.is_file():
+        return "it is a folder or no regular file; the name of a file was expected"
+    if out.exists() and any(Path(item).exists() and out.samefile(item) for item in items):
+        return "it is one of the items, which it would replace"
+    tempfile.NamedTemporaryFile(prefix=f".{out.name}.", dir=out.parent).close()
+    return ""
+
+
+def paths_of(items: Iterable[str]) -> list[str | Path]:
+    """Items as they were named; an empty name stays one, as a path it would be the folder one stands in."""
+    return [Path(item) if item.strip() else "" for item in items]
+
+
+def display_path(path: Path) -> str:
+    from graft.data.items import display
+
+    return display(str(path))
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -18,6 +18,7 @@ from graft.cli_options import (
     Set,
     StoreLimit,
     asked_recipe,
+    check_out,
     make_console,
     print_json,
 )
@@ -135,10 +136,7 @@ def show_changes(
     as_json: Json = False,
 ) -> None:
     """Show which layers differ between two networks; pretrained as A is what B began with."""
-    from graft.errors import RecipeError
-
-    if out is not None and out.suffix not in (".svg", ".png"):
-        raise RecipeError(f"--out {out}: a name that ends with .svg or .png was expected.")
+    style = check_out(out, {".svg": "svg", ".png": "png"}) if out is not None else ""
     from graft.changes import summarise
     from graft.comparison_table import changes_table
     from graft.networks import compare_networks
@@ -154,7 +152,7 @@ def show_changes(
         from graft.reporting.run_charts import changes_chart
 
         with new_file(out) as fresh:
-            fresh.write_bytes(to_file(changes_chart(found).figure, out.suffix[1:]))
+            fresh.write_bytes(to_file(changes_chart(found).figure, style))
         console.print(f"Picture  {out}", markup=False, soft_wrap=True)
     if as_json:
         print_json({"changes": [each.model_dump(mode="json") for each in found], "notes": list(notes)})

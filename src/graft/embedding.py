@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -129,6 +129,7 @@ def embed(
     *,
     device: str = "auto",
     settings: DataSettings | None = None,
+    pooling: Pooling | Literal["auto"] = "auto",
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Embedding:
@@ -137,30 +138,36 @@ def embed(
     ``source``: a backbone, its id, or a bundle, whose adapted backbone is taken. ``data`` as for
     ``Bundle.predict``: pictures, files and folders of them; texts, tables and files of texts. ``settings``
     say how data is read; where ``source`` is an id, also how the network takes it (channels, size,
-    max_value, background, max_length). ``store``: where features are kept for another time. ``progress``
-    is called with (items done, all of them), of reading first and then of computing.
+    max_value, background, max_length). ``pooling``: of texts, where ``source`` is an id, what of the
+    network's last states stands for one; auto: as its makers have it. ``store``: where features are kept
+    for another time. ``progress`` is called with (items done, all of them), of reading first and then of
+    computing.
 
     Raises:
         DataError: nothing is found, or nothing of it can be read.
         RecipeError: a setting of no effect, or no such device.
-        BackboneError: no such backbone.
+        BackboneError: no such backbone, or one without texts to pool.
         TrainingError: features are not finite.
     """
     asked = settings or DataSettings()
     numerics = resolve_numerics(Recipe(device=device))
-    backbone = _backbone_of(_load(source, asked) if isinstance(source, str) else source)
+    if pooling != "auto" and not isinstance(source, str):
+        raise RecipeError("Of no effect here: pooling; it can be set where a backbone is named by its id.")
+    backbone = _backbone_of(_load(source, asked, pooling) if isinstance(source, str) else source)
     intake, modality = backbone.preprocess, backbone.preprocess.modality
     if getattr(data, "ndim", 0) == 4:  # an array or tensor of several pictures
         data = list(data)
-    items, faults, problems = read_items(data, _reading(asked, intake), progress, modality)
+    found = read_items(data, _reading(asked, intake), progress, modality)
+    items, faults, problems = found.items, found.faults, found.problems
     if not len(items):
         raise DataError(_nothing(faults, problems, modality))
     if isinstance(intake, Encoding):
         problems = (*problems, *list_cut(items, intake))
     maker = _maker(source, backbone)
     features = compute_features(backbone, items, numerics, store=store or NOWHERE, progress=progress)
-    texts = tuple(_words(each) for each in items.sources) if backbone.takes_text else None
-    return Embedding(items.ids, features.numpy(), texts, maker, faults, problems)
+    texts = tuple(each.words for each in items.sources if isinstance(each, Text))
+    said = texts if backbone.takes_text else None
+    return Embedding(items.ids, features.numpy(), said, maker, faults, problems)
 
 
 def embed_queries(
@@ -174,13 +181,12 @@ def embed_queries(
     """
     numerics, modality = resolve_numerics(Recipe(device=device)), backbone.preprocess.modality
     given = [_text_query(each) if backbone.takes_text else _picture_query(each) for each in queries]
-    once = list(dict.fromkeys(given))  # a path that is named twice is read once
-    items, faults, _ = read_items(once, _reading(DataSettings(), backbone.preprocess), modality=modality)
-    if faults:
-        lines = [f"The query {fault.id} cannot be read: {fault.reason}" for fault in faults]
+    found = read_items(given, _reading(DataSettings(), backbone.preprocess), modality=modality)
+    if found.faults:
+        lines = [f"The query {fault.id} cannot be read: {fault.reason}" for fault in found.faults]
         raise DataError("\n".join([*lines, "The table is of pictures; the path of one was expected."]))
-    features = compute_features(backbone, items, numerics).numpy()
-    return features[[once.index(each) for each in given]]
+    features = compute_features(backbone, found.items, numerics).numpy()
+    return features[[each.item for each in found.given if each.item is not None]]
 
 
 def compute_features(
@@ -277,10 +283,14 @@ def load_maker(table: Embedding) -> Backbone:
     return backbone
 
 
-def _load(name: str, settings: DataSettings) -> Backbone:
+def _load(name: str, settings: DataSettings, pooling: Pooling | Literal["auto"]) -> Backbone:
     """A backbone by its id, that takes items as the settings say."""
     loaded = load_backbone(
-        name, channels=settings.channels, size=settings.size, max_length=settings.max_length
+        name,
+        channels=settings.channels,
+        size=settings.size,
+        pooling=None if pooling == "auto" else pooling,
+        max_length=settings.max_length,
     )
     if not isinstance(loaded.preprocess, Preprocess):
         return loaded
@@ -389,11 +399,6 @@ def _picture_query(query: str) -> Path:
     if Path(query).is_dir():
         raise DataError(f"The query {display(query)} is a folder; the path of one picture was expected.")
     return Path(query)
-
-
-def _words(source: Any) -> str:
-    assert isinstance(source, Text)
-    return source.first if source.second is None else f"{source.first}\n{source.second}"
 
 
 def _read_maker(table: Any, file: Path) -> Maker:

@@ -52,10 +52,11 @@ _EXPECTED: dict[Modality, str] = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's decision, and the probability of every label; or why there is none.
+    """The decision on one item, and the probability of every label; or in ``error`` why there is none.
 
-    ``label`` is that of a single-label task, ``labels`` those of a multi-label one (which may be none);
-    the other is None.
+    ``id``: a file's path, the line of a table or file of texts, the beginning of a text that was given by
+    itself, or "item 17" for pictures in memory. ``label`` is that of a single-label task, ``labels`` those
+    of a multi-label one (which may be none); the other is None. ``text``: what a text says.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Prediction:
     probabilities: dict[str, float] | None = None
     error: str | None = None
     labels: tuple[str, ...] | None = None
+    text: str | None = None
 
     @property
     def probability(self) -> float | None:
@@ -72,21 +74,20 @@ class Prediction:
         return self.probabilities[self.label]
 
     def to_dict(self) -> dict[str, Any]:
+        named = {"id": self.id} if self.text is None else {"id": self.id, "text": self.text}
         if self.error is not None:
-            return {"id": self.id, "error": self.error}
-        if self.labels is not None:
-            return {"id": self.id, "labels": list(self.labels), "probabilities": self.probabilities}
-        return {
-            "id": self.id,
-            "label": self.label,
-            "probability": self.probability,
-            "probabilities": self.probabilities,
-        }
+            return {**named, "error": self.error}
+        decided = (
+            {"label": self.label, "probability": self.probability}
+            if self.labels is None
+            else {"labels": list(self.labels)}
+        )
+        return {**named, **decided, "probabilities": self.probabilities}
 
 
 @dataclass(frozen=True)
 class Predictions(Sequence[Prediction]):
-    """Predictions in the order of the pictures, unreadable ones last; ``labels`` as in the task.
+    """One prediction for each item that was given, in that order; ``labels`` as in the task.
 
     ``problems``: what was odd about the folders that were searched. ``kind``: that of the task.
     ``separator``: what stands between the labels of a picture in a CSV file.
@@ -112,6 +113,16 @@ class Predictions(Sequence[Prediction]):
         """Those that could not be read, each with its error."""
         return tuple(row for row in self.rows if row.error is not None)
 
+    def to_text(self, form: str) -> str:
+        """The content of a file: ``form`` is csv, jsonl or json."""
+        if form == "json":
+            return json.dumps(self.to_dict(), indent=2) + "\n"
+        return self.to_jsonl() if form == "jsonl" else self.to_csv()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for one JSON object."""
+        return {"predictions": [row.to_dict() for row in self.rows]}
+
     def to_jsonl(self) -> str:
         """One JSON object a line."""
         return "".join(json.dumps(row.to_dict()) + "\n" for row in self.rows)
@@ -119,13 +130,16 @@ class Predictions(Sequence[Prediction]):
     def to_csv(self) -> str:
         """id, label, probability, error, then one column for each label's probability.
 
-        Of a multi-label task: id, labels (with ``separator`` between them), error, and the columns.
+        Of texts, text stands behind id. Of a multi-label task, labels (with ``separator`` between them)
+        stands in place of label and probability.
         """
         several = self.kind == "multi-label"
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         decided = ["labels"] if several else ["label", "probability"]
-        writer.writerow(["id", *decided, "error", *map(plain_cell, self.labels)])
+        texts = any(row.text is not None for row in self.rows)
+        named = ["id", "text"] if texts else ["id"]
+        writer.writerow([*named, *decided, "error", *map(plain_cell, self.labels)])
         for row in self.rows:
             if several:
                 decided = [plain_cell(self.separator.join(row.labels or ()))]
@@ -133,7 +147,8 @@ class Predictions(Sequence[Prediction]):
                 decided = [plain_cell(row.label or ""), _number(row.probability)]
             shares = row.probabilities or {}
             shown = [_number(shares.get(label)) for label in self.labels]
-            writer.writerow([plain_cell(row.id), *decided, plain_cell(row.error or ""), *shown])
+            named = [row.id, row.text or ""] if texts else [row.id]
+            writer.writerow([*map(plain_cell, named), *decided, plain_cell(row.error or ""), *shown])
         return buffer.getvalue()
 
 
@@ -148,7 +163,7 @@ def predict_items(
     tta: str = "none",
     columns: tuple[str, ...] = (),
 ) -> Predictions:
-    """Predictions for pictures by paths, folders or arrays; or for texts, see ``data.read_items``.
+    """A prediction for each picture, by paths, folders or arrays; or text, see ``data.read_items``.
 
     Raises:
         DataError: nothing is found at all.
@@ -158,17 +173,22 @@ def predict_items(
         data = list(data)
     modality = intake.modality
     asked = _for_network(settings, intake, _TO_PREDICT[modality])
-    items, faults, problems = read_items(data, asked, modality=modality, columns=columns)
+    found = read_items(data, asked, modality=modality, columns=columns)
+    items, problems = found.items, found.problems
     if isinstance(intake, Encoding):
         problems = (*problems, *list_cut(items, intake))
     _check_pairs(items, columns)
-    if not items and not faults:
+    if not found.given:
         raise DataError("\n".join(map(str, problems)) or _EXPECTED[modality])
     logits = forward_all(model, open_inputs(items, intake), device, tta=tta) if len(items) else None
-    rows = [] if logits is None else _decide(items.ids, logits, task)
-    unreadable = [Prediction(fault.id, error=fault.reason) for fault in faults]
-    separator = settings.separator or SEPARATOR
-    return Predictions((*rows, *unreadable), task.labels, problems, task.kind, separator)
+    decided = [] if logits is None else _decide(items.ids, logits, task)
+    rows = tuple(
+        Prediction(each.id, error=each.fault, text=each.text)
+        if each.item is None
+        else replace(decided[each.item], id=each.id, text=each.text)
+        for each in found.given
+    )
+    return Predictions(rows, task.labels, problems, task.kind, settings.separator or SEPARATOR)
 
 
 def _check_pairs(items: Items, columns: tuple[str, ...]) -> None:

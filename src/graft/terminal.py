@@ -18,7 +18,7 @@ from graft.costs import Cost
 from graft.data.items import Problem, Text, display
 from graft.diagnosis.findings import Finding
 from graft.plan import Phase, Plan
-from graft.prediction import Predictions
+from graft.prediction import Prediction, Predictions
 from graft.progress import percent
 from graft.wording import OUT_OF_FOLD, count_of, duration, name_some, phase_lines, scores_of, size_of
 
@@ -227,7 +227,7 @@ def prediction_table(predictions: Predictions, most: int = 3) -> Table:
     table = Table("Item", decided, "Probability", "Next, or why it cannot be read")
     for row in predictions:
         if row.probabilities is None:
-            table.add_row(escape(row.id), "[red]unreadable[/]", "", escape(row.error or ""))
+            table.add_row(_item_cell(row), "[red]unreadable[/]", "", escape(row.error or ""))
             continue
         ranked = sorted(row.probabilities.items(), key=lambda entry: -entry[1])
         chosen = (row.labels or ()) if several else (ranked[0][0],)
@@ -236,6 +236,12 @@ def prediction_table(predictions: Predictions, most: int = 3) -> Table:
         others = ", ".join(f"{label} {percent(share)}" for label, share in rest[: most - 1])
         names = ", ".join(label for label, _ in first) or "none"
         table.add_row(
-            escape(row.id), escape(names), ", ".join(percent(share) for _, share in first), escape(others)
+            _item_cell(row), escape(names), ", ".join(percent(share) for _, share in first), escape(others)
         )
     return table
+
+
+def _item_cell(row: Prediction) -> str:
+    """What a row is called; of a line of texts also how it begins."""
+    begins = "" if row.text is None else _one_line(str(Text(row.text)))
+    return escape(row.id) if begins in ("", escape(row.id)) else f"{escape(row.id)}: {begins}"

@@ -20,8 +20,9 @@ from graft.data.dataset import Pictures, loader, view_seed
 from graft.data.image import decode_reduced
 from graft.data.pixels import PixelStore
 from graft.data.random_views import DRAWN
-from graft.data.splits import read_items, read_splits
+from graft.data.splits import read_splits
 from graft.data.transforms import preprocess
+from graft.data.unlabelled import read_items
 from graft.errors import DataError, WorkersLost
 from graft.recipe import DataSettings
 

@@ -14,7 +14,8 @@ from PIL import Image
 from graft.data.bands import Depth
 from graft.data.items import Problem, Splits
 from graft.data.oddities import agreed_full
-from graft.data.splits import read_items, read_splits
+from graft.data.splits import read_splits
+from graft.data.unlabelled import read_items
 from graft.recipe import DataSettings
 
 RAMP = np.arange(64).reshape(8, 8)

@@ -17,7 +17,7 @@ from PIL import Image
 from graft.backbones.contract import Preprocess
 from graft.data.dataset import Pictures, loader
 from graft.data.items import Items, Splits
-from graft.data.splits import read_items, read_labelled, read_splits
+from graft.data.splits import read_labelled, read_splits
 from graft.errors import DataError
 from graft.recipe import DataSettings
 from graft.task import Task
@@ -353,39 +353,6 @@ def test_labelled_table_and_arrays(tmp_path: Path) -> None:
     assert read_labelled(table, DataSettings(), TASK)[0].ids == ("b.png",)
     arrays = (np.stack([colours(1), colours(2)]), ["owl", "crow"])
     assert read_labelled(arrays, DataSettings(), TASK)[0].targets.tolist() == [1, 0]
-
-
-# --- prediction -------------------------------------------------------------------------------
-
-
-def test_files_and_folders_in_a_fixed_order(tmp_path: Path, monkeypatch) -> None:
-    write_tree(tmp_path, {"in/z.png": 1, "in/sub/a.png": 2, "in/.hid.png": 3, "upload.bin": 4})
-    monkeypatch.chdir(tmp_path)
-    items, faults, found = read_items(["upload.bin", Path("in"), "in/z.png"])
-    assert items.ids == ("upload.bin", "in/sub/a.png", "in/z.png")
-    assert items.targets is None
-    assert (faults, found) == ((), ())
-    assert read_items(".")[0].ids == ("in/sub/a.png", "in/z.png")
-    assert read_items(tmp_path / "in")[0].ids[1] == (tmp_path / "in" / "z.png").as_posix()
-
-
-def test_bad_files_are_reported_not_raised(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    write_tree(tmp_path, {"a.png": 1, "b.png": b"x"})
-    sources = [tmp_path / name for name in ("a.png", "b.png", "none.png", "empty")]
-    items, faults, found = read_items(sources)
-    assert len(items) == 1
-    assert problems(found) == {"no-pictures": 1}
-    assert [fault.id for fault in faults] == [(tmp_path / n).as_posix() for n in ("b.png", "none.png")]
-    assert all(fault.reason for fault in faults)
-
-
-def test_pictures_in_memory() -> None:
-    items, faults, _ = read_items([colours(1), Image.fromarray(colours(2)), np.full((2, 2), 2.0)])
-    assert items.ids == ("item 0", "item 1")
-    assert [fault.id for fault in faults] == ["item 2"]
-    assert len(read_items(colours(1))[0]) == 1
-    assert len(read_items([])[0]) == 0
 
 
 def test_select_keeps_rows_together(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _describe(values: dict[str, Any], folder: Path) -> Bundle:
             head=TypeAdapter(Head).validate_python(values["head"]),
             preprocess=_read_encoding(values, folder)
             if "encoding" in values
-            else Preprocess.from_dict(TypeAdapter(dict[str, Any]).validate_python(values["preprocess"])),
+            else Preprocess.from_dict(values["preprocess"]),
             source=TypeAdapter(Source).validate_python(values["source"]),
             plan=TypeAdapter(dict[str, Any]).validate_python(values["plan"]),
             metrics=TypeAdapter(dict[str, Any]).validate_python(values["metrics"]),

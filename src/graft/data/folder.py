@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graft.data.image import SUFFIXES
+from graft.data.image import OTHER_SUFFIXES, SUFFIXES
 from graft.data.items import SPLIT_NAMES, Listing, Notes, Row, display, label_name, show
 from graft.errors import DataError
 
@@ -32,6 +32,10 @@ _MESSAGES = {
         "{count} file{s} without a picture's suffix left out; graft reads JPEG, PNG, WebP, BMP, "
         "TIFF, GIF and .npy."
     ),
+    "format": (
+        "{count} picture{s} in a format that graft does not read left out; save what is named as JPEG, PNG "
+        "or TIFF."
+    ),
     "special": "{count} pipe{s}, socket{s} or device{s} left out, unopened; remove what is named.",
     "closed": (
         "{count} folder{s} that cannot be listed left out with all that may be inside; check the "
@@ -42,10 +46,14 @@ _MESSAGES = {
 
 @dataclass(frozen=True)
 class _Visit:
-    """One walk: ids are relative to ``root``; ``seen`` holds (device, inode) of directories."""
+    """One walk: ids are relative to ``root``; ``seen`` holds (device, inode) of directories.
+
+    ``tells``: whether pictures in a format that is not read are listed, as such that cannot be.
+    """
 
     root: Path
     notes: Notes
+    tells: bool = False
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def id_of(self, path: Path) -> str:
@@ -93,10 +101,12 @@ def list_folder(root: Path, *, needs: Sequence[str] = ("train",)) -> Listing:
 def list_tree(root: Path, shown: str) -> Listing:
     """Every picture below ``root``, unlabelled, by id; ids begin with ``shown``.
 
+    Formats that graft does not read are among them, with the reason for it.
+
     Raises:
         DataError: the folder cannot be listed.
     """
-    visit = _Visit(root, Notes())
+    visit = _Visit(root, Notes(), tells=True)
     prefix = "" if shown in ("", ".") else display(shown.rstrip("/")) + "/"
     rows = [Row(path, prefix + visit.id_of(path), fault=fault) for path, fault in _walk(root, visit)]
     rows.sort(key=lambda row: row.id)
@@ -106,7 +116,7 @@ def list_tree(root: Path, shown: str) -> Listing:
 def _class_rows(folders: Iterable[Path], split: str, visit: _Visit) -> Iterator[Row]:
     for folder in folders:
         # each class sees afresh: a link to another class is that class's business, too
-        own = _Visit(visit.root, visit.notes, set(visit.seen))
+        own = _Visit(visit.root, visit.notes, seen=set(visit.seen))
         for path, fault in _walk(folder, own):
             yield Row(path, visit.id_of(path), (_label(folder),), split, fault=fault)
 
@@ -177,8 +187,10 @@ def _entries(folder: Path, visit: _Visit) -> _Entries:
         visit.notes.add("closed", f"{visit.id_of(folder)}: {error.strerror}")
         return _Entries()
     kinds = [(path, _kind(path)) for path in found if not _is_hidden(path.name)]
+    if visit.tells:
+        kinds = [(path, _reason(path) if kind == "format" else kind) for path, kind in kinds]
     for path, kind in kinds:
-        if kind in ("not-a-picture", "special"):
+        if kind in ("format", "not-a-picture", "special"):
             visit.notes.add(kind, visit.id_of(path))
     return _Entries(
         folders=tuple(path for path, kind in kinds if kind == "folder"),
@@ -186,8 +198,12 @@ def _entries(folder: Path, visit: _Visit) -> _Entries:
     )
 
 
+def _reason(path: Path) -> str:
+    return f"picture:graft does not read {path.suffix.lower()}; save it as JPEG, PNG or TIFF"
+
+
 def _kind(path: Path) -> str:
-    """folder, special, not-a-picture, or "picture:" and what is wrong with it."""
+    """folder, special, format, not-a-picture, or "picture:" and what is wrong with it."""
     is_picture = path.suffix.lower() in SUFFIXES
     try:
         mode = path.stat().st_mode
@@ -199,6 +215,8 @@ def _kind(path: Path) -> str:
         return "folder"
     if not stat.S_ISREG(mode):
         return "special"
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        return "format"
     return "picture:" if is_picture else "not-a-picture"
 
 

@@ -57,6 +57,16 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"}
     | {".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".npy"}
 )
+OTHER_SUFFIXES = frozenset(
+    {".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".svg", ".svgz"}
+    | {".psd", ".psb", ".xcf", ".eps", ".ico", ".icns", ".tga", ".pcx", ".dds", ".emf", ".wmf", ".qoi"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".exr", ".hdr", ".xbm", ".xpm", ".djvu"}
+    | {".dcm", ".dicom", ".nii", ".mha", ".mhd", ".nrrd", ".fits", ".fit", ".fts"}
+    | {".svs", ".ndpi", ".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".mrxs", ".scn", ".vsi"}
+    | {".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf"}
+    | {".pef", ".srw", ".x3f", ".3fr", ".iiq", ".rwl"}
+)
+"""Of pictures in formats that are not read: drawings, medicine, astronomy, microscopes, cameras."""
 MAX_PIXELS = 80_000_000
 
 _TRANSPOSE = {

@@ -70,6 +70,11 @@ class Text:
         parts = [self.first] if self.second is None else [self.first, self.second]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
+    @property
+    def words(self) -> str:
+        """What it says, a pair on two lines."""
+        return self.first if self.second is None else f"{self.first}\n{self.second}"
+
     def __str__(self) -> str:
         """The beginning, on one line."""
         line = " ".join(self.first.split())

@@ -1,8 +1,8 @@
 """From what a person has (a folder, a table, arrays) to splits that can be trained on.
 
-``read_splits`` is the way in for training, ``read_labelled`` for evaluation and ``read_items`` for
-prediction. All three list first, then read every picture once (scan.py), and give back plain values
-with the problems that were found; what makes a result meaningless is an error.
+``read_splits`` is the way in for training and ``read_labelled`` for evaluation (for prediction:
+unlabelled.py). Both list first, then read every picture once (scan.py), and give back plain values with the
+problems that were found; what makes a result meaningless is an error.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from graft.data.arrays import list_arrays, picture_row, text_row
+from graft.data.arrays import list_arrays
 from graft.data.duplicates import find_contradictions, find_leaks
-from graft.data.folder import list_folder, list_tree
+from graft.data.folder import list_folder
 from graft.data.hub_sets import PREFIX, list_hub
 from graft.data.items import (
-    Fault,
     Items,
     Listing,
     Modality,
@@ -32,14 +31,13 @@ from graft.data.items import (
     make_fingerprint,
     make_problem,
     modality_of,
-    names_file,
     order_labels,
     show,
 )
 from graft.data.labels import find_alike, write_as_known
 from graft.data.oddities import list_oddities, settle_range
 from graft.data.scan import Progress, Scanned, max_pixels_of, scan_rows, set_aside
-from graft.data.table import list_table, list_tables, list_texts
+from graft.data.table import list_table, list_tables
 from graft.data.tabular import TABLES
 from graft.data.validation import share_by_size, split_off
 from graft.errors import DataError, quote, quote_some, shorten, suggest
@@ -50,7 +48,6 @@ from graft.task import Kind, Task
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from graft.data.items import Source
 
 Data: TypeAlias = str | Path | Mapping[str, Any] | Sequence[Any]
 """A folder or a table by its path, texts of Hugging Face datasets as hf/ORG/NAME or hf/./folder,
@@ -84,7 +81,7 @@ def read_splits(
     good, bad = set_aside(scanned, settings.bad_share)
     task, empty = _make_task(data, listing, good)
     parts = {
-        split: _make_items([each for each in good if each.row.split in names], task, settings)
+        split: make_items([each for each in good if each.row.split in names], task, settings)
         for split, names in (("train", ("", "train")), ("val", ("val",)), ("test", ("test",)))
     }
     parts, single = _with_validation(parts, task, settings.validation, seed)
@@ -133,73 +130,9 @@ def read_labelled(
     _check_kind(listing, task)
     good, bad = set_aside(scan_rows(listing.rows, settings, progress), settings.bad_share)
     _check_known([each.row for each in good], task, "the model")
-    items = _make_items(good, task, settings)
+    items = make_items(good, task, settings)
     odd = (*bad, *list_oddities(good, settings.full))
     return items, (*listing.problems, *odd, *find_contradictions({"test": items}, task, modality))
-
-
-def read_items(
-    sources: Source | Sequence[Source],
-    settings: DataSettings = DataSettings(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
-    modality: Modality = "picture",
-    columns: tuple[str, ...] = (),
-) -> tuple[Items, tuple[Fault, ...], tuple[Problem, ...]]:
-    """Read pictures or texts for prediction; ``columns``: those of a table that usually hold texts.
-
-    Pictures: files, folders (at any depth, by name) or pictures in memory. Texts: tables, files with a
-    text on each line, by their ``Path``; or texts themselves, as strings. Nothing is raised for what cannot
-    be read: it is a ``Fault`` with its reason. A file named here is read whatever its suffix; the same path
-    twice is read once.
-    """
-    if modality == "text" and isinstance(sources, str) and names_file(sources):
-        raise DataError(
-            f"{quote(sources)} is a text, and also the name of a file. For what is in the file give "
-            f"pathlib.Path({quote(sources)}), for the text itself [{quote(sources)}]."
-        )
-    one = isinstance(sources, str | Path) or not isinstance(sources, Sequence)
-    given: Sequence[Any] = [sources] if one else sources  # type: ignore[assignment]
-    rows: dict[str, Row] = {}
-    problems: list[Problem] = []
-    for number, source in enumerate(given):
-        listing = (
-            _list_source(source, number)
-            if modality == "picture"
-            else _list_text(source, number, settings, columns)
-        )
-        problems += listing.problems
-        for row in listing.rows:
-            rows.setdefault(row.id, row)
-    scanned = scan_rows(list(rows.values()), settings, progress)
-    good = [each for each in scanned if not each.fault]
-    faults = tuple(Fault(each.row.id, each.fault) for each in scanned if each.fault)
-    return _make_items(good, None, settings), faults, tuple(problems)
-
-
-def _list_source(source: Any, number: int) -> Listing:
-    if not isinstance(source, str | Path) or not Path(source).is_dir():
-        return Listing((picture_row(source, number),))
-    listing = list_tree(Path(source), Path(source).as_posix())
-    if listing.rows:
-        return listing
-    message = f"No pictures in the folder {display(str(source))}; nothing was read from it."
-    return replace(listing, problems=(*listing.problems, Problem("no-pictures", message, 1)))
-
-
-def _list_text(source: Any, number: int, settings: DataSettings, columns: tuple[str, ...]) -> Listing:
-    """A table or file of texts by its ``Path``, or one text, or a pair of them."""
-    if not isinstance(source, Path):
-        return Listing((text_row(source, number),))
-    if source.is_dir():
-        raise DataError(
-            f"{display(str(source))} is a folder; of texts, a table was expected, or a file with a text a "
-            "line."
-        )
-    if not source.is_file():
-        raise _not_there(source, str(source))
-    listing = list_texts(source, settings, columns)
-    prefix = f"{display(source.as_posix())}, " if number else ""
-    return replace(listing, rows=tuple(replace(row, id=f"{prefix}{row.id}") for row in listing.rows))
 
 
 def _list_labelled(
@@ -215,7 +148,7 @@ def _list_labelled(
         return list_hub(data, settings, modality)
     path = Path(data)
     if not str(data) or not is_there(path):
-        raise _not_there(path, str(data))
+        raise not_there(path, str(data))
     if path.is_dir():
         text = modality == "text"
         return list_tables(path, settings, columns) if text else list_folder(path, needs=needs)
@@ -227,7 +160,8 @@ def _list_labelled(
     )
 
 
-def _not_there(path: Path, text: str) -> DataError:
+def not_there(path: Path, text: str) -> DataError:
+    """The error that nothing is at ``path``, with the nearest name beside it."""
     if not text:
         return DataError("No data was named; give a folder of class folders or a table.")
     parent = path.parent
@@ -301,7 +235,8 @@ def _separator_hint(unknown: Iterable[str], task: Task) -> str:
     )
 
 
-def _make_items(scanned: Sequence[Scanned], task: Task | None, settings: DataSettings) -> Items:
+def make_items(scanned: Sequence[Scanned], task: Task | None, settings: DataSettings) -> Items:
+    """What was read, labelled by a task; without one, unlabelled."""
     return Items(
         max_pixels=max_pixels_of(settings),
         max_value=settings.full,

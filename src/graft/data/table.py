@@ -196,7 +196,7 @@ def list_tables(folder: Path, settings: DataSettings, usual: tuple[str, ...] = (
 
 
 def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) -> Listing:
-    """The texts of a table without looking at labels; of any other file, each line that says something.
+    """The texts of a table without looking at labels; of any other file, each line.
 
     ``usual``: the columns to take where the settings name none and the table has them.
 
@@ -212,22 +212,21 @@ def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) 
         settings = with_usual(settings, usual, cells.names)
         columns = find_texts(path, cells.names, settings, ())
         guessed = () if settings.text is not None else columns
-        rows = [_unlabelled(path, record, columns) for record in cells.records]
+        rows = [_unlabelled(record, columns) for record in cells.records]
     _note_texts(notes, rows, guessed)
     return Listing(tuple(rows), (*odd, *notes.problems(_MESSAGES)))
 
 
 def _said(path: Path) -> list[Row]:
-    """The lines of a file that say something."""
-    lines = enumerate(read_lines(path), start=1)
-    return [Row(Text(line), f"line {number}") for number, line in lines if line.strip()]
+    """The lines of a file; those that say nothing have their place, too."""
+    return [Row(Text(line), f"line {number}") for number, line in enumerate(read_lines(path), start=1)]
 
 
-def _unlabelled(path: Path, record: Record, columns: tuple[str, ...]) -> Row:
+def _unlabelled(record: Record, columns: tuple[str, ...]) -> Row:
     try:
         return Row(Text(*(_text_cell(record.cells.get(name)) for name in columns)), record.place)
     except ValueError as fault:
-        raise DataError(f"{record.place} of {path} cannot be used: {fault}.") from None
+        return Row(Text(""), record.place, fault=str(fault))
 
 
 def _note_texts(notes: Notes, rows: Iterable[Row], guessed: tuple[str, ...]) -> None:
