@@ -83,6 +83,12 @@ def write_pictures(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
     return folder
 
 
+def launched(rank: int, world_size: int) -> dict[str, str]:
+    """What torchrun puts into the environment of one of several processes."""
+    numbers = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": 29511}
+    return {"MASTER_ADDR": "127.0.0.1"} | {name: str(number) for name, number in numbers.items()}
+
+
 def drain(steps: Generator[Told, None, Result]) -> tuple[list[Told], Result]:
     """Everything that ``steps`` tells, and what comes out in the end."""
     found = []

@@ -21,7 +21,7 @@ from graft.data.validation import draw
 from graft.errors import Interrupted, RecipeError, RunError
 from graft.records import Record, Solved, Validated
 from graft.runs import Run
-from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
+from small import COLOURS, SETTINGS, launched, make_pictures, make_tiny, write_pictures
 
 BASE = {key: value for key, value in SETTINGS.items() if key not in ("strategy", "epochs")}
 STRATEGIES = ("probe", "partial:1", "full", "lora", "scratch", "auto")
@@ -156,7 +156,8 @@ def test_what_makes_no_comparison_is_refused(
         make_candidates(recipe, ("probe",), [recipe.backbone])
     with pytest.raises(RecipeError, match="Named twice"):
         make_candidates(recipe, ("probe", "probe"), [recipe.backbone])
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in launched(0, 2).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match="in one process"):
         compare(asked(data, "probe", "full"), tmp_path / "out")
     monkeypatch.delenv("WORLD_SIZE")

@@ -22,7 +22,7 @@ from graft.preparation import prepare
 from graft.recipe import Recipe, read_recipe
 from graft.runs import choose_run
 from graft.workflow import carry_out, drain
-from small import SETTINGS, write_pictures
+from small import SETTINGS, launched, write_pictures
 
 TESTS = Path(__file__).parent
 
@@ -189,13 +189,6 @@ def test_only_the_first_process_minds_what_is_there(
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(RunError):
         choose_run(tmp_path, Recipe())
-    launched = {
-        "RANK": 1,
-        "WORLD_SIZE": 2,
-        "LOCAL_RANK": 1,
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": 29500,
-    }
-    for name, value in launched.items():
-        monkeypatch.setenv(name, str(value))
+    for name, value in launched(1, 2).items():
+        monkeypatch.setenv(name, value)
     assert choose_run(tmp_path, Recipe()).folder == tmp_path

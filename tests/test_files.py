@@ -3,10 +3,21 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from graft.errors import RunError
-from graft.files import new_folder, read_json, sha256_file, write_json, write_text
+from graft.files import (
+    follow,
+    new_file,
+    new_folder,
+    point_to,
+    read_json,
+    sha256_file,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(
@@ -23,6 +34,65 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.odd_input("Files and streams")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+def test_modes_follow_the_umask(tmp_path: Path, mask: int) -> None:
+    """A umask: every file that graft writes follows it, weights too."""
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+        with new_folder(tmp_path / "b") as fresh:
+            save_file({"w": np.zeros(2)}, fresh / "weights.safetensors")  # made for the owner alone
+            (fresh / "below").mkdir()
+            (fresh / "below" / "file").write_text("x")
+        with new_file(tmp_path / "c") as part:
+            save_file({"w": np.zeros(2)}, part)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 4
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~mask}
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_windows_takes_no_folders_and_may_refuse_a_rename_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders cannot be opened there, and who reads a file holds it."""
+    tries, real_open, real_replace = [], os.open, Path.replace
+
+    def open_file(path: str, flags: int, *rest: int, **more: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied")
+        return real_open(path, flags, *rest, **more)
+
+    def replace(self: Path, target: Path) -> Path:
+        tries.append(target)
+        if len(tries) < 3:
+            raise PermissionError(13, "Access is denied")
+        return real_replace(self, target)
+
+    monkeypatch.setattr("graft.files._WINDOWS", True)
+    monkeypatch.setattr("graft.files._PAUSES", (0, 0, 0))
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(Path, "replace", replace)
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new" and len(tries) == 3
+    with new_folder(tmp_path / "b") as fresh:
+        write_text(fresh / "x", "y")
+    assert (tmp_path / "b" / "x").read_text() == "y"
+
+
+@pytest.mark.parametrize("text", ["mine", "graft-folder", "x" * 5000, "\udcff"])
+def test_a_file_that_is_no_pointer_leads_nowhere_and_stays(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "latest"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert follow(path / "bundle") == path / "bundle"
+    point_to(path, tmp_path)
+    assert path.read_bytes() == text.encode("utf-8", "surrogateescape")
 
 
 def test_text_is_written_whatever_is_in_it(tmp_path: Path) -> None:
@@ -84,7 +154,7 @@ def test_json_that_is_no_text_missing_or_huge(tmp_path: Path) -> None:
         read_json(path, RunError)
     write_json(path, {"a": [1, None]})
     assert read_json(path, RunError) == {"a": [1, None]}
-    with pytest.raises(RunError, match="larger"):
+    with pytest.raises(RunError, match="at most 3"):
         read_json(path, RunError, most=3)
 
 

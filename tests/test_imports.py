@@ -36,6 +36,7 @@ LAYERS = (
     {"bundle"},
     {"embedding", "swapping"},
     {"diagnosis"},
+    {"run_log"},
     {"runs"},
     {"reporting"},
     {"preparation"},

@@ -19,7 +19,7 @@ from graft.model import make_model
 from graft.plan import Phase, Plan, check, describe_network, make_plan, needs_validation
 from graft.recipe import DataSettings, read_recipe
 from graft.steps import Solve
-from small import COLOURS, make_pictures, make_tiny
+from small import COLOURS, launched, make_pictures, make_tiny
 
 STRATEGIES = [
     *(
@@ -269,7 +269,8 @@ def test_what_can_be_done_is_not_refused(strategy: str) -> None:
 
 
 def test_processes_cut_a_batch_like_accumulation_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    for name, value in launched(0, 4).items():
+        monkeypatch.setenv(name, value)
     recipe = read_recipe(device="cpu", train__batch_size=8, train__accumulate=3)
     with pytest.raises(RecipeError, match=r"into 12 parts .*4 processes"):
         check(recipe, TINY["pretrained"])

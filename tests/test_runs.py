@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from graft import records
 from graft.backbones.contract import Backbone
+from graft.bundle import load_bundle
 from graft.data import read_splits
 from graft.data.items import Splits
 from graft.diagnosis.training_checks import Watch
 from graft.errors import RunError
+from graft.networks import open_network
 from graft.plan import VERSION, Plan, make_plan
 from graft.recipe import DataSettings, Recipe, read_recipe
-from graft.runs import Log, Run, begin, choose_run, locked, open_run, point_latest
+from graft.run_log import Log
+from graft.runs import _WRITTEN, Run, begin, choose_run, locked, name_by_time, open_run, point_latest
 from small import COLOURS, SETTINGS, make_tiny, write_pictures
 
 RECIPE = read_recipe(**SETTINGS, data__path="/some/photos")
@@ -120,14 +129,28 @@ def replace_strategy(name: str) -> Recipe:
     return RECIPE.model_copy(update={"strategy": name})
 
 
-def test_names_by_time_never_clash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.odd_input("Files and streams")
+def test_runs_that_begin_at_once_have_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several runs without `--out` begun in the same second: each has a folder of its own in `runs/`."""
     monkeypatch.chdir(tmp_path)
-    names = set()
-    for _ in range(5):
-        run = choose_run(None, RECIPE)
-        run.folder.mkdir(parents=True)
-        names.add(run.folder)
-    assert len(names) == 5
+    chosen = [choose_run(None, RECIPE) for _ in range(5)]  # all of them before any is begun
+    with ExitStack() as stack:
+        names = [stack.enter_context(locked(run)).folder for run in chosen]
+        assert len(set(names)) == 5
+    assert all((name / "lock").is_file() for name in names)
+    assert {name.parent for name in names} == {Path("runs")}
+
+
+@pytest.mark.odd_input("Systems")
+@given(data=st.text(max_size=300), strategy=st.sampled_from(["partial:2", "stages:a*,b?", "full"]))
+def test_names_of_runs_are_valid_on_every_system(data: str, strategy: str) -> None:
+    """Data whose name holds characters that some systems refuse: the run's folder is named without them."""
+    name = name_by_time(data, strategy).name
+    assert not re.search(r'[<>:"/\\|?*\x00-\x1f\ud800-\udfff]', name)
+    assert len(name.encode()) < 255 - len(".recipe.json.12345678")
+    assert name == name.rstrip(". ")
 
 
 @pytest.mark.parametrize("stop", ["data.json", "plan.json", "recipe.json"])
@@ -162,6 +185,20 @@ def test_a_beginning_that_was_killed_can_be_begun_again(
         "plan.json",
         "recipe.json",
     ]
+
+
+@pytest.mark.odd_input("Files and streams")
+@given(name=st.sampled_from(sorted(_WRITTEN)), end=st.from_regex(r"[a-z0-9_]{8}", fullmatch=True))
+def test_leftovers_of_an_interrupted_write_block_no_folder(name: str, end: str) -> None:
+    """What an interrupted write left in a run's folder (`lock`, `.plan.json.k3x9_a2b`): the folder can be
+    used, and the leftover is removed."""
+    with tempfile.TemporaryDirectory() as folder:
+        run, left = Run(Path(folder)), Path(folder) / f".{name}.{end}"
+        (run.folder / "lock").touch()
+        left.mkdir() if "." not in name else left.touch()
+        assert choose_run(run.folder, RECIPE) == run
+        with locked(run):
+            assert [path.name for path in run.folder.iterdir()] == ["lock"]
 
 
 def test_what_a_killed_process_left_is_cleared_away(begun: Run) -> None:
@@ -220,7 +257,7 @@ def test_a_run_is_held_by_one_process_at_a_time(begun: Run) -> None:
 def test_a_killed_process_gives_its_run_free(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     code = (
-        "import fcntl, sys, time\nfile = open(sys.argv[1], 'a')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+        "import sys, time, filelock\nlock = filelock.FileLock(sys.argv[1])\nlock.acquire()\n"
         "print('held', flush=True)\ntime.sleep(60)"
     )
     run.folder.mkdir()
@@ -303,6 +340,30 @@ def test_latest_is_the_run_begun_last_wherever_it_is(
     assert [path.name for path in Path("elsewhere").iterdir()] == ["three"]
 
 
+@pytest.mark.odd_input("Systems")
+def test_latest_without_symbolic_links(
+    tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No symbolic links (Windows): `runs/latest` is a text file with the run's path, and works as a folder
+    does in every command."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    runs = tmp_path / "runs"
+    shutil.copytree(finished_run, runs / "two")
+    (runs / "one").mkdir(parents=True)
+    for name in ("one", "two"):
+        point_latest(Run(runs / name))
+    latest = runs / "latest"
+    assert latest.is_file() and latest.read_text() == "graft-folder: two\n"
+    assert open_run(latest).folder == runs / "two"
+    assert load_bundle(latest).path == load_bundle(latest / "bundle").path == runs / "two" / "bundle"
+    assert open_network(str(latest)).values
+    assert sorted(path.name for path in runs.iterdir()) == ["latest", "one", "two"]
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_what_is_called_latest_but_is_no_link_is_left_alone(tmp_path: Path, kind: str) -> None:
     runs = tmp_path / "runs"
@@ -318,11 +379,11 @@ def stepped(step: int, loss: float = 0.5) -> records.Stepped:
 
 
 def write_log(run: Run, kept: int, steps: list[int]) -> list[int]:
-    log = Log(run, kept)
+    log = Log(run.folder, kept)
     for step in steps:
         log.write(stepped(step))
     log.close()
-    return [json.loads(line)["step"] for line in run.log.read_text().splitlines()]
+    return [record["step"] for record in run.read_log() if "step" in record]
 
 
 def test_the_log_goes_on_where_the_checkpoint_stands(tmp_path: Path) -> None:
@@ -340,7 +401,7 @@ def refuse(name: str) -> object:
 
 def test_every_line_of_the_log_is_json(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    log = Log(run, 0)
+    log = Log(run.folder, 0)
     log.write(records.Started(0, "caf\udce9 \n \u2028", 3))
     log.write(records.Extracted(0, 1, 2))  # of no interest afterwards
     log.write(records.Validated(0, 1, 3, float("nan"), 0.5, False, float("inf")))
@@ -352,18 +413,10 @@ def test_every_line_of_the_log_is_json(tmp_path: Path) -> None:
 
 
 def test_the_log_is_there_at_once_for_whoever_watches(tmp_path: Path) -> None:
-    log = Log(Run(tmp_path), 0)
+    log = Log(tmp_path, 0)
     log.write(stepped(1))
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
     log.close()
-
-
-def test_a_torn_line_of_the_log_is_passed_over(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    write_log(run, 0, [1, 2])
-    with run.log.open("a") as file:
-        file.write('{"record": "step')
-    assert [record["step"] for record in run.read_log()] == [1, 2]
 
 
 def test_findings_stand_in_the_log_once_also_after_a_resume(tmp_path: Path) -> None:
@@ -371,7 +424,7 @@ def test_findings_stand_in_the_log_once_also_after_a_resume(tmp_path: Path) -> N
     losses = [1.0] * 25 + [9.0] * 3
     run = Run(tmp_path)
     for kept, steps in ((0, losses), (27, losses[27:]), (28, [])):
-        log = Log(run, kept, watch=Watch())
+        log = Log(run.folder, kept, watch=Watch())
         told = [
             found for n, loss in enumerate(steps, start=kept + 1) for found in log.write(stepped(n, loss))
         ]
@@ -385,7 +438,7 @@ def test_findings_stand_in_the_log_once_also_after_a_resume(tmp_path: Path) -> N
 def test_events_for_tensorboard(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = Run(tmp_path)
-    log = Log(run, 0)
+    log = Log(run.folder, 0)
     for step in (1, 2):
         log.write(stepped(step, loss=step / 2))
     log.write(records.Validated(0, 1, 2, 0.25, 0.75, True, 0.5))

@@ -22,6 +22,7 @@ from graft.recipe import DataSettings, read_recipe
 from graft.reuse.store import Store
 from graft.runs import choose_run
 from graft.workflow import carry_out, drain
+from small import launched
 from small_text import write_model
 
 GOOD = ("good", "great", "fine")
@@ -375,7 +376,8 @@ def test_contrast_needs_whole_batches(
     with_mixing = recipe.model_copy(update={"train": recipe.train.model_copy(update={"accumulate": 2})})
     plan = prepare(with_mixing, backbone=backbone).plan
     assert isinstance(plan.phases[0], Phase) and plan.phases[0].train.accumulate == 1
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in launched(0, 2).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match="contrast compares all of a batch"):
         graft.make_plan(recipe, backbone, graft.read_splits(recipe, backbone))
 

@@ -281,12 +281,13 @@ def evaluate(
 ) -> None:
     """Measure a bundle on labelled pictures or texts."""
     from graft.bundle import load_bundle
+    from graft.files import follow
     from graft.runs import Run
     from graft.terminal import metrics_tables
 
     asked = reading_recipe(recipe, settings, device)
     found = load_bundle(run).evaluate(
-        data, device=asked.device, settings=asked.data, trained_on=Run(run).trained_on
+        data, device=asked.device, settings=asked.data, trained_on=Run(follow(run)).trained_on
     )
     metrics = found.to_dict()
     if as_json:
@@ -540,7 +541,11 @@ def _call() -> int:
 
 def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) -> None:
     """Carry out a run before a person's eyes, and show what came out."""
-    _show_result(_carry_out(prepared, run, console), run, console, as_json=as_json)
+    from graft.runs import Run
+
+    bundle = _carry_out(prepared, run, console)
+    held = Run(bundle.path.parent) if bundle.path is not None else run  # named when it was begun
+    _show_result(bundle, held, console, as_json=as_json)
 
 
 def _show_result(bundle: Bundle, run: Run, console: Console, *, as_json: bool) -> None:

@@ -68,6 +68,7 @@ def compare(
     from graft.comparison_table import pair_lines, rows_table
     from graft.progress import following
     from graft.reporting import EVERY
+    from graft.runs import make_fresh, name_by_time
 
     files = [(Path(file).stem, _read(Path(file), asked)) for file in _listed(recipes)]
     chosen = _listed(backbones) or [asked.backbone]
@@ -79,7 +80,7 @@ def compare(
         labels=_numbers(labels),
         steps=steps,
     )
-    folder = out or _fresh(wanted.data)
+    folder = out or make_fresh(name_by_time(wanted.data, "compared"))
     console = make_console(stderr=as_json)
     whole = sum(1 for _ in cells(wanted))
     done = sum(outcome_file(folder, wanted, cell).is_file() for cell in cells(wanted))
@@ -109,8 +110,9 @@ def report(
 ) -> None:
     """Write the page of a run or of a comparison (again): report.html in its folder."""
     from graft.comparing import COMPARISON
+    from graft.files import follow
 
-    console = make_console(stderr=as_json)
+    console, run, damage = make_console(stderr=as_json), follow(run), None
     if (run / COMPARISON).is_file():
         from graft.comparison_report import write_comparison
 
@@ -118,9 +120,13 @@ def report(
     else:
         from graft.conclusion import report_again
         from graft.progress import reading
+        from graft.runs import Run
 
         with reading(console) as told:
             page = report_again(run, progress=told)
+        damage = Run(run).log_damage
+    if damage is not None:
+        console.print(f"Note  {damage}", markup=False, soft_wrap=True)
     console.print(f"Report  {page}", markup=False, soft_wrap=True)
     if as_json:
         print_json({"report": str(page)})
@@ -199,12 +205,3 @@ def _read(file: Path, asked: Recipe) -> Recipe:
 
 def _absolute(data: str) -> str:
     return data if data.startswith("hf/") else str(Path(data).absolute())
-
-
-def _fresh(data: str) -> Path:
-    import datetime
-
-    from graft.runs import RUNS
-
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return RUNS / f"{stamp}-{Path(data).stem or 'data'}-compared"

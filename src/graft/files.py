@@ -12,10 +12,13 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,9 @@ from graft.errors import GraftError
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
 MAX_JSON_DEPTH = 64
+_WINDOWS = os.name == "nt"
+_POINTER, _LONGEST_POINTER = "graft-folder: ", 4096
+_PAUSES = (0.01, 0.05, 0.2, 0.7)  # seconds between tries
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,9 +45,9 @@ def new_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_umask())
         sync_file(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        _replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -63,9 +69,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        mask = _umask()
+        temporary.chmod(0o777 & ~mask)
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
+                file.chmod(0o666 & ~mask)  # libraries write for the owner alone
                 sync_file(file)
         sync_folder(temporary)
         temporary.rename(path)
@@ -75,12 +83,82 @@ def new_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def half_written(name: str, of: Collection[str]) -> bool:
+    """Whether it is what a killed :func:`new_file` or :func:`new_folder` left of one of these names."""
+    found = re.fullmatch(r"\.(.+)\.[^.]+", name)
+    return found is not None and found[1] in of
+
+
+def point_to(path: Path, target: Path) -> None:
+    """Let ``path`` lead to a folder: a symbolic link, or a text file for :func:`follow` where none can be.
+
+    Whatever else has that name is left alone. Raises OSError where nothing can be written.
+    """
+    if path.exists() and not path.is_symlink() and _pointed(path) is None:
+        return
+    try:
+        way = Path(os.path.relpath(target.absolute(), path.parent.absolute()))
+    except ValueError:  # on another drive
+        way = target.absolute()
+    link = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        link.symlink_to(way, target_is_directory=True)
+        _replace(link, path)
+    except (OSError, NotImplementedError):
+        write_text(path, f"{_POINTER}{way.as_posix()}\n")
+    finally:
+        link.unlink(missing_ok=True)
+
+
+def follow(path: Path) -> Path:
+    """``path``, or where it leads if it, or a folder that it names, is a text file of :func:`point_to`."""
+    for above in (path, *path.parents):
+        target = _pointed(above)
+        if target is not None:
+            return above.parent / target / path.relative_to(above)
+    return path
+
+
+def _pointed(path: Path) -> str | None:
+    """Where a pointer leads; None where the path is anything else."""
+    try:
+        if not path.is_file() or path.stat().st_size > _LONGEST_POINTER:
+            return None
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, ValueError):
+        return None
+    return text.removeprefix(_POINTER).strip() if text.startswith(_POINTER) else None
+
+
+def _umask() -> int:
+    """What the process keeps from others of the files it makes. It can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _replace(one: Path, other: Path) -> None:
+    """Rename over what is there. Windows refuses that while another program, as an indexer, has it open."""
+    for pause in (*_PAUSES, None):
+        try:
+            one.replace(other)
+            return
+        except PermissionError:
+            if not _WINDOWS or pause is None:
+                raise
+            time.sleep(pause)
+
+
 def sync_file(path: Path) -> None:
-    with path.open("rb") as file:
+    """Have a file's content on the disk. Windows does so only for a file that is open for writing."""
+    with path.open("r+b" if _WINDOWS else "rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
+    """Have a folder's entries on the disk. Windows opens no folders, and keeps their order itself."""
+    if _WINDOWS:
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,6 +19,7 @@ from graft.backbones.local_weights import read_weights, strip_prefixes
 from graft.bundle import MANIFEST, load_bundle, read_parts
 from graft.changes import StageChange, compare_values, group_by_name
 from graft.errors import BackboneError, BundleError, RunError
+from graft.files import follow
 from graft.preparation import load_backbone as load_as_asked
 from graft.runs import Run
 
@@ -58,7 +59,7 @@ def compare_networks(one: str, two: str) -> tuple[tuple[StageChange, ...], tuple
 
 def open_network(name: str) -> Network:
     """The network of this name; raises as :func:`compare_networks`."""
-    path = Path(name)
+    path = follow(Path(name))
     if (path / MANIFEST).is_file() or (path / "bundle" / MANIFEST).is_file():
         return _of_bundle(path)
     if (path / "recipe.json").is_file():

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
-import json
-import math
-import os
+import errno
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -33,23 +30,23 @@ from graft.checkpoint import Checkpoints, reason_of
 from graft.comparing import COMPARISON
 from graft.data.items import Splits, label_of
 from graft.diagnosis.findings import Finding
-from graft.diagnosis.training_checks import Watch
 from graft.errors import RunError, TrainingError, WorkersLost
 from graft.evidence import Evidence
-from graft.files import new_file, read_json, write_json, write_text
+from graft.files import follow, half_written, new_file, point_to, read_json, write_json, write_text
 from graft.numerics import is_main
 from graft.plan import VERSION, Phase, Plan, describe_network
 from graft.recipe import Recipe, make_recipe
-from graft.records import Found, Record
+from graft.run_log import add_finding, read_log
 
 RUNS = Path("runs")
 LATEST = "latest"
 _LOGITS = "logits.safetensors"
 _BEGINNINGS = {"lock", "data.json", "plan.json", "evidence.json"}  # written before a run counts as begun
-# What a process that was killed while it wrote leaves behind.
-_HALF_WRITTEN = re.compile(
-    r"\.((comparison|data|plan|recipe|result)\.json|metrics\.jsonl|bundle|logits\.safetensors|report\.html)\..+"
-)
+# What may be half-written where a process was killed.
+_WRITTEN = {*_BEGINNINGS, "recipe.json", "metrics.jsonl", "bundle", _LOGITS, "result.json", "report.html"}
+_WRITTEN |= {COMPARISON, "checkpoints", "report"}
+_ODD = re.compile(r"[^\w.+,-]+")
+_MOST_TRIED = 10_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,8 @@ class Run:
     """The folder of a run and the paths in it."""
 
     folder: Path
+    by_time: bool = False
+    """Whether it is named by time: then the folder is made when it is :func:`locked`, under a free name."""
 
     @property
     def begun(self) -> bool:
@@ -75,10 +74,13 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The records of training so far, as plain values."""
-        if not self.log.is_file():
-            return []
-        return list(_whole_records(self.log))
+        """The records of training so far, as plain values; lines that are damaged are passed over."""
+        return read_log(self.log).records
+
+    @property
+    def log_damage(self) -> str | None:
+        """What is wrong with the log, in a sentence; None where every line of it can be read."""
+        return read_log(self.log).damage
 
     def keep_logits(self, logits: Mapping[str, NDArray[np.float32]]) -> None:
         """What the trained model says of the items that were measured: [N, C] of val and test, by name."""
@@ -100,8 +102,7 @@ class Run:
 
     def add_finding(self, finding: Finding, phase: int) -> None:
         """Keep what was found after training; a run that goes on once more would find it again."""
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(_line(tell(finding, phase).to_dict()))
+        add_finding(self.log, finding, phase)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -207,8 +208,8 @@ def choose_run(out: str | Path | None, recipe: Recipe) -> Run:
     Raises:
         RunError: the folder holds something already.
     """
-    run = Run(Path(out) if out is not None else _fresh_name(recipe))
-    if is_main():  # which may be ahead of the others and have begun it
+    run = Run(_name_by_time(recipe), by_time=True) if out is None else Run(Path(out))
+    if is_main() and not run.by_time:  # which may be ahead of the others and have begun it
         refuse_taken(run)
     return run
 
@@ -221,7 +222,7 @@ def refuse_taken(run: Run) -> None:
     if not folder.is_dir():
         raise RunError(f"{folder} is a file; name a new folder with --out.")
     names = {path.name for path in folder.iterdir()} - _BEGINNINGS
-    taken = sorted(name for name in names if not _HALF_WRITTEN.fullmatch(name))
+    taken = sorted(name for name in names if not half_written(name, _WRITTEN))
     if "result.json" in taken:
         raise RunError(f"{folder} holds a finished run; name a new folder with --out.")
     if "recipe.json" in taken:
@@ -276,38 +277,41 @@ def open_run(path: str | Path) -> Run:
     Raises:
         RunError: it is not a run.
     """
-    folder = Path(path)
+    folder = follow(Path(path))
     if not (folder / "recipe.json").is_file():
         raise RunError(f"{folder} is not a run: it holds no recipe.json. graft train begins one.")
     return Run(folder.resolve() if folder.is_symlink() else folder)
 
 
 @contextlib.contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Make the run's folder where it is missing, and hold it against other processes.
+def locked(run: Run) -> Iterator[Run]:
+    """Make the run's folder where it is missing, and hold it against other processes; gives the run held.
 
     Raises:
         RunError: another process works on it, or it cannot be made.
     """
     try:
+        if run.by_time:
+            run = Run(make_fresh(run.folder))
         run.folder.mkdir(parents=True, exist_ok=True)
-        lock = (run.folder / "lock").open("a")
-    except OSError as error:
-        raise RunError(f"The run folder {run.folder} cannot be made: {error.strerror}.") from None
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{run.folder} is in use by another run; wait for it, or name another folder with --out."
-            ) from None
+        lock = FileLock(run.folder / "lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"{run.folder} is in use by another run; wait for it, or name another folder with --out."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise RunError(f"The run folder {run.folder} cannot be made: {reason_of(error)}.") from None
+    try:
         _clear_half_written(run)
-        yield
+        yield run
+    finally:
+        lock.release()
 
 
 def _clear_half_written(run: Run) -> None:
     for path in run.folder.iterdir():
-        if _HALF_WRITTEN.fullmatch(path.name):
+        if half_written(path.name, _WRITTEN):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -333,100 +337,15 @@ def writing(run: Run) -> Iterator[None]:
 
 
 def point_latest(run: Run) -> None:
-    """Let ``runs/latest`` point to the run, where the file system has symbolic links.
+    """Let ``runs/latest`` point to the run: a symbolic link, or a text file on systems that refuse links.
 
-    The link stands beside the run where that is in a folder named ``runs``, else in the ``runs`` of the
-    working folder, if there is one. Anything but a link of that name is left alone.
+    It stands beside the run where that is in a folder named ``runs``, else in the ``runs`` of the working
+    folder, if there is one. Anything else of that name is left alone.
     """
     home = run.folder.parent if run.folder.absolute().parent.name == RUNS.name else RUNS
-    latest = home / LATEST
-    if not home.is_dir() or (latest.exists() and not latest.is_symlink()):
-        return
-    target = os.path.relpath(run.folder.absolute(), home.absolute())
-    link = home / f".{LATEST}.{os.getpid()}"
-    with contextlib.suppress(OSError):
-        link.unlink(missing_ok=True)
-        link.symlink_to(target, target_is_directory=True)
-        try:
-            link.replace(latest)
-        finally:
-            link.unlink(missing_ok=True)
-
-
-class Log:
-    """The run's records as JSON lines, and as TensorBoard events where that is installed.
-
-    What the doctor finds in them stands below the record that showed it.
-    """
-
-    def __init__(
-        self, run: Run, records: int, steps_before: Sequence[int] = (0,), watch: Watch | None = None
-    ) -> None:
-        """Go on after the first ``records`` records of training; later ones are of steps that run again.
-
-        ``steps_before``: for each phase, the steps of the phases before it (:func:`count_before`).
-        """
-        self._watch = watch or Watch()
-        kept = _first_records(run.log, records)
-        lines = [line for values in kept for line in (values, *self._seen(values))]
-        write_text(run.log, "".join(map(_line, lines)))
-        self._file: IO[str] = run.log.open("a", encoding="utf-8")
-        self._steps_before = steps_before
-        done = [self._place(values) for values in kept if "step" in values]
-        self._board = _tensorboard(run.folder / "tensorboard", max(done) + 1 if done else None)
-
-    def write(self, record: Record) -> tuple[Found, ...]:
-        """Keep a record; what the doctor sees in it is kept as well, and returned."""
-        if not record.logged:
-            return ()
-        values = {key: _plain(value) for key, value in record.to_dict().items()}
-        seen = self._watch.see(values)
-        told = tuple(tell(finding, record.phase) for finding in seen)
-        self._file.write("".join(map(_line, (values, *(each.to_dict() for each in told)))))
-        self._file.flush()
-        if self._board is not None and "step" in values:
-            _log_scalars(self._board, values, self._place(values))
-        return told
-
-    def _seen(self, values: dict[str, Any]) -> list[dict[str, Any]]:
-        return [tell(finding, values["phase"]).to_dict() for finding in self._watch.see(values)]
-
-    def _place(self, values: dict[str, Any]) -> int:
-        """Steps done in the whole run, which is where TensorBoard draws a record."""
-        return int(self._steps_before[values["phase"]]) + int(values["step"])
-
-    def close(self) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def tell(finding: Finding, phase: int) -> Found:
-    """The record of a finding that was met in a phase."""
-    return Found(phase, finding.id, finding.severity, finding.measured, finding.why, finding.cure)
-
-
-def _line(values: dict[str, Any]) -> str:
-    return json.dumps(values) + "\n"
-
-
-def _first_records(path: Path, count: int) -> list[dict[str, Any]]:
-    """The first records of training in a log, as plain values; findings are not counted, nor returned."""
-    if not path.exists():
-        return []
-    return list(islice((each for each in _whole_records(path) if each["record"] != "found"), count))
-
-
-def _whole_records(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):  # a power cut may tear the last one
-                yield json.loads(line)
+    if home.is_dir():
+        with contextlib.suppress(OSError):
+            point_to(home / LATEST, run.folder)
 
 
 def count_before(plan: Plan) -> list[int]:
@@ -435,24 +354,26 @@ def count_before(plan: Plan) -> list[int]:
     return [sum(lengths[:index]) for index in range(len(lengths))]
 
 
-def _tensorboard(folder: Path, purge: int | None) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=purge)
+def _name_by_time(recipe: Recipe) -> Path:
+    return name_by_time(recipe.data.path, recipe.strategy.replace(":", ""))
 
 
-def _log_scalars(board: Any, values: dict[str, Any], step: int) -> None:
-    prefix = f"phase {values['phase'] + 1}/{'validation' if 'best' in values else 'training'}"
-    for key in ("loss", "accuracy", "rate"):
-        if values.get(key) is not None:
-            board.add_scalar(f"{prefix}/{key}", values[key], step)
-
-
-def _fresh_name(recipe: Recipe) -> Path:
-    data = Path(recipe.data.path).stem.replace(":", "-") or "data"
+def name_by_time(data: str, what: str) -> Path:
+    """A folder's name in runs/ that says when, on what and how, of characters that every system takes."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    base = f"{stamp}-{data}-{recipe.strategy.replace(':', '')}"
-    names = (RUNS / (base if not n else f"{base}-{n}") for n in range(1000))
-    return next(path for path in names if not path.exists())
+    stem = _ODD.sub("-", Path(data).stem)[:60].strip("-. ") or "data"
+    return RUNS / f"{stamp}-{stem}-{_ODD.sub('-', what)[:60]}"
+
+
+def make_fresh(base: Path) -> Path:
+    """Make a folder that was not there before: ``base``, or that name with a number behind it.
+
+    Raises OSError where none can be made. Several processes that begin at once get one each.
+    """
+    base.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(_MOST_TRIED):
+        folder = base if not number else base.with_name(f"{base.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise FileExistsError(errno.EEXIST, "the folder exists", str(base))

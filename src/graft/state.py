@@ -145,6 +145,8 @@ class State:
         """Move on, leaving behind what only the phase that ended needed."""
         if not self.selects_next:
             self.leaders, self.average = Leaders(), {}
+        if not any(isinstance(phase, Phase) for phase in self.plan.phases[self.position.phase + 1 :]):
+            self.optimizer_state = {}  # twice the size of what trained, for nobody
         self.position = self.position.next_phase()
 
     def keep_optimizer(self) -> None:

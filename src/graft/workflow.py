@@ -17,16 +17,19 @@ from rich.console import Console
 
 from graft.backbones.contract import Backbone
 from graft.bundle import Bundle, load_bundle
+from graft.checkpoint import Position
 from graft.conclusion import conclude
 from graft.diagnosis.training_checks import Watch
 from graft.errors import Interrupted, RecipeError, WorkersLost
 from graft.numerics import is_main, world_size
+from graft.plan import Phase, Plan
 from graft.preparation import Prepared, open_store, prepare, prepare_again
 from graft.progress import reading, showing
 from graft.recipe import Recipe, read_recipe
 from graft.records import Record, Stepped, Validated
 from graft.reporting import Reporter, wants_report
-from graft.runs import Log, Run, begin, choose_run, count_before, locked, open_run, writing
+from graft.run_log import Log
+from graft.runs import Run, begin, choose_run, count_before, locked, open_run, writing
 from graft.state import Trained
 from graft.system.launch import find_launch
 from graft.system.signals import Stop, interrupts
@@ -117,7 +120,7 @@ def carry_out(
         GraftError: as ``fit_steps``; RunError where the folder is in use.
     """
     main = is_main()
-    with locked(run) if main else contextlib.nullcontext(), writing(run):
+    with locked(run) if main else contextlib.nullcontext(run) as run, writing(run):
         if main and not run.begun:
             begin(run, prepared.recipe, prepared.plan, prepared.splits, prepared.evidence)
         steps = fit_steps(
@@ -168,8 +171,10 @@ def _logged(
     found = run.checkpoints.newest()
     task, plan = prepared.splits.task, prepared.plan
     watch = Watch(plan.data.val, 0 if task.multi_label else task.classes)
-    log = Log(run, found.position.records if found else 0, count_before(plan), watch)
+    position = found.position if found else Position()
+    log = Log(run.folder, position.records, count_before(plan), watch, reached=_reached(plan, position))
     try:
+        yield from log.noted
         while True:
             record = next(steps)
             findings = log.write(record)
@@ -186,6 +191,13 @@ def _logged(
         return trained
     finally:
         log.close()
+
+
+def _reached(plan: Plan, position: Position) -> tuple[int, int]:
+    """The phase and the steps of it that are done."""
+    phase = plan.phases[position.phase] if position.phase < len(plan.phases) else None
+    done = position.epoch * phase.steps_per_epoch + position.step if isinstance(phase, Phase) else 0
+    return position.phase, done
 
 
 def _agreed(asked: bool, record: Record) -> bool:

@@ -15,14 +15,9 @@ from graft.engine import meet, start_engine
 from graft.errors import LaunchError
 from graft.numerics import Numerics
 from graft.system.launch import Launch, find_launch, single_process
+from small import launched
 
-LAUNCHED = {
-    "RANK": "1",
-    "WORLD_SIZE": "2",
-    "LOCAL_RANK": "1",
-    "MASTER_ADDR": "127.0.0.1",
-    "MASTER_PORT": "29511",
-}
+LAUNCHED = launched(1, 2)
 CPU = Numerics(device="cpu", precision="fp32", workers=0, threads=1, processes=1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.errors import BundleError
-from graft.files import read_json, regular_file
+from graft.files import follow, read_json, regular_file
 
 FORMAT = 3  # 2: temperature, thresholds and views belong to what a prediction is; 3: adapters alone
 WHOLE_FORMAT = 2  # of a bundle with the whole model, which older versions read as well
@@ -22,6 +22,7 @@ def find_bundle(path: Path) -> Path:
     Raises:
         BundleError: there is none.
     """
+    path = follow(path)
     for folder in (path, path / "bundle"):
         if (folder / MANIFEST).is_file():
             return folder

@@ -74,7 +74,7 @@ def read_story(run: Run) -> Story:
         sizes=_sizes(facts),
         multi_label=any(isinstance(label, list) for label, _ in facts["items"].values()),
         comparison=run.comparison,
-        problems=tuple(facts.get("problems", ())),
+        problems=(*facts.get("problems", ()), *filter(None, [run.log_damage])),
         folder=run.folder,
         recipe=run.recipe,
         plan=run.plan,
