@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from graft.backbones.contract import Stage
 from graft.backbones.heads import HeadKind, find_heads, head_of, make_head, remove_head, replace_head
+from graft.backbones.locating import Classifier, locate_heads
 from graft.backbones.staging import cut_stages
 from graft.backbones.tracing import trace_network
 from graft.backbones.truncation import Truncated, is_within, leaf_names
@@ -53,7 +54,8 @@ def freeze(module: nn.Module, stages: Selection = None, *, example: Tensor | Non
     Args:
         stages: stages (of :func:`stages_of` or of a backbone), or names of modules or parameters,
             or beginnings of them up to a dot ("layer1", "blocks.3"), or names that no part of the
-            module has and a stage of :func:`stages_of` does ("stem"); None: everything.
+            module has and a stage of :func:`stages_of` does ("stem"), or "head" for the whole
+            classifiers wherever they are; None: everything.
         example: as in :func:`stages_of`; only looked at for such names of stages.
 
     Raises:
@@ -113,8 +115,8 @@ def set_training_mode(
 def stages_of(module: nn.Module, example: Tensor | None = None) -> tuple[Stage, ...]:
     """The stages of any network in order of execution, found by one forward pass.
 
-    A classifier that comes last is the last of them, and nothing else is in that stage. A backbone's
-    stages are those without it.
+    A classifier that comes last is the last of them, as a whole (see :func:`head_of`), and nothing else is in
+    that stage. A backbone's stages are those without it.
 
     Args:
         example: a batch [B, K, height, width] that the network takes; by default one blank picture
@@ -124,7 +126,7 @@ def stages_of(module: nn.Module, example: Tensor | None = None) -> tuple[Stage, 
         BackboneError: the network does not compute on such a batch.
     """
     example = make_example(module) if example is None else example
-    return cut_stages(module, trace_network(module, example), head=_classifier_parameters(module))[0]
+    return cut_stages(module, trace_network(module, example), head=_parameters_of(module, locate_heads(module)))[0]
 
 
 def truncate(
@@ -180,7 +182,7 @@ def param_groups(
     The topmost stage that trains has ``lr``, the lowest ``lowest_lr``, those between follow
     geometrically; or each stage has ``layer_decay`` times the rate of the one above. The head has
     ``head_lr`` (None: ``lr``): parameters in no stage where ``stages`` are given and leave some out,
-    the classifier that :func:`head_of` finds otherwise. Biases, norms and one-dimensional parameters
+    all of the classifier that :func:`head_of` finds (and of those beside it) otherwise. Biases, norms and one-dimensional parameters
     get no decay.
 
     Args:
@@ -228,10 +230,7 @@ def summary(module: nn.Module, example: Tensor | None = None) -> str:
     rows = [("part", "parameters", "trainable")]
     rows += [_count_row(name, child) for name, child in module.named_children()]
     rows.append(_count_row("all", module))
-    try:
-        head = head_of(module)[0]
-    except BackboneError:
-        head = "none"
+    head = ", ".join(each.name for each in locate_heads(module)) or "none"
     lines = [f"{a:<28}{b:>16}{c:>16}" for a, b, c in rows]
     lines += ["", f"head: {head}", "", f"{'stage':<28}{'parameters':>16}"]
     for stage in stages_of(module, example):
@@ -268,8 +267,11 @@ def _select(
     """Names of the parameters and of the modules that are meant."""
     if isinstance(choice, Stage):
         return choice.parameters, choice.modules
-    inside_p = [name for name, _ in module.named_parameters() if choice and is_within(name, choice)]
-    inside_m = [name for name, _ in module.named_modules() if choice and is_within(name, choice)]
+    wanted = [choice] if choice else []
+    if choice == "head" and not hasattr(module, choice):
+        wanted = [head.name for head in locate_heads(module)]
+    inside_p = [n for n, _ in module.named_parameters() if any(is_within(n, each) for each in wanted)]
+    inside_m = [n for n, _ in module.named_modules() if any(is_within(n, each) for each in wanted)]
     if inside_p or inside_m:
         return inside_p, inside_m
     return _select(_find_stage(choice, module, example), module, example)
@@ -293,22 +295,18 @@ def _find_stage(choice: str, module: nn.Module, example: Tensor | None) -> Stage
 
 
 def _head_parameters(module: nn.Module, stages: Sequence[Stage] | None, prefix: str) -> set[str]:
+    """Parameters in no stage, where stages are given and leave some out; else those of all classifiers."""
     if stages is not None:
         staged = {prefix + name for stage in stages for name in stage.parameters}
         outside = {name for name, _ in module.named_parameters() if name not in staged}
         if outside:
             return outside
-    head, _ = head_of(module)
-    return {name for name, _ in module.named_parameters() if is_within(name, head)}
+    return _parameters_of(module, find_heads(module))
 
 
-def _classifier_parameters(module: nn.Module) -> set[str]:
-    """Parameters of all parallel classifiers; none where there is no classifier."""
-    try:
-        heads = [name for name, _ in find_heads(module)]
-    except BackboneError:
-        return set()
-    return {name for name, _ in module.named_parameters() if any(is_within(name, head) for head in heads)}
+def _parameters_of(module: nn.Module, heads: Collection[Classifier]) -> set[str]:
+    """Names of all parameters of these heads, whole."""
+    return {name for name, _ in module.named_parameters() if any(is_within(name, h.name) for h in heads)}
 
 
 def _stage_rates(

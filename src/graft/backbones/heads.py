@@ -1,46 +1,45 @@
 """The classifier of any network: found, replaced, removed, made anew.
 
-A head is the last layer that turns features into class scores: a linear layer, or a convolution of
-one pixel in networks that pool afterwards. It is looked for where libraries put it (timm's
-``get_classifier``, ``fc``, ``classifier``, ``head``, ``heads.head``, ``last_linear``), otherwise it
-is the last linear layer of the network.
+What the head is says :mod:`graft.backbones.locating`: the whole module that a new one takes the place of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
+from graft.backbones.grouping import owner_of
+from graft.backbones.locating import USUAL_NAMES, Classifier, Removed, locate_heads
 from graft.errors import BackboneError, suggest
 
 HeadKind = Literal["linear", "mlp"]
 
-USUAL_NAMES = ("fc", "classifier", "head", "heads", "last_linear", "output", "logits")
-
 
 def head_of(module: nn.Module) -> tuple[str, nn.Module]:
-    """The dotted name and the module of the classifier (a linear layer or a convolution).
+    """The dotted name and the module of the classifier: the whole that :func:`replace_head` replaces.
 
-    A network with several parallel classifiers (one for a distillation token) gives the first.
+    It is a layer, or a container with several: a ``Sequential`` at ``fc`` or ``classifier`` is the head as a
+    whole. Of torchvision's own classifiers with pretrained layers in them (VGG, AlexNet, MobileNetV3, ConvNeXt,
+    MaxViT) it is what stands behind these. A network with several parallel classifiers (one for a distillation
+    token, or auxiliary ones) gives the main one.
 
     Raises:
         BackboneError: there is none, as in a network that gives features.
     """
-    return find_heads(module)[0]
+    found = find_heads(module)[0]
+    return found.name, found.module
 
 
-def find_heads(module: nn.Module) -> list[tuple[str, nn.Module]]:
+def find_heads(module: nn.Module) -> list[Classifier]:
     """All parallel classifiers, the main one first; see :func:`head_of`."""
-    for name in _candidates(module):
-        heads = _layers_in(module, name)
-        if heads:
-            return heads if len(heads) > 1 else heads + _auxiliary(module, heads[0])
+    found = locate_heads(module)
+    if found:
+        return found
     raise BackboneError(
         f"{type(module).__name__} has no classifier: neither a layer under one of the usual names "
-        f"({', '.join(USUAL_NAMES)}) nor any linear layer. It seems to give features already; put "
-        "make_head(features, classes) behind it."
+        f"({', '.join(USUAL_NAMES)}) nor any linear layer that could be one. It seems to give features already; "
+        "put make_head(features, classes) behind it."
     )
 
 
@@ -75,39 +74,48 @@ def replace_head(
 ) -> nn.Module:
     """Give ``module`` a new, random classifier in place; the output becomes [B, classes].
 
-    Returns the new head. Convolutional heads stay convolutional; an activation that follows one
-    (squeezenet's ReLU, which would cut every negative score off) is taken out. Of several parallel
-    classifiers each is replaced.
+    Returns what stands at the head's place now, as :func:`head_of` finds it. Convolutional heads stay
+    convolutional; an activation that follows one (squeezenet's ReLU, which would cut every negative score off)
+    is taken out. Layers of the old head that only pool or flatten stay. Of several parallel classifiers each
+    is replaced.
 
     Raises:
         BackboneError: no classifier was found, or see :func:`make_head`.
     """
-    new: list[nn.Module] = []
-    for name, old in find_heads(module):
-        layer = nn.Conv2d if isinstance(old, nn.Conv2d) else nn.Linear
-        head = _build_head(layer, _shape_of(old)[0], classes, kind, hidden, dropout)
-        reference = next(old.parameters())
-        put_module(module, name, head.to(reference.device, reference.dtype).train(old.training))
-        _drop_activation_after(module, name)
-        new.append(head)
-    for holder in {id(m): m for m in (module, *_parents(module))}.values():
+    heads = find_heads(module)
+    for old in heads:
+        layer = nn.Conv2d if old.convolutional else nn.Linear
+        head = _build_head(layer, old.features, classes, kind, hidden, dropout)
+        reference = next(old.module.parameters())
+        head = head.to(reference.device, reference.dtype).train(old.module.training)
+        put_module(module, old.name, _between(old, head))
+        _drop_activation_after(module, old.name)
+    for holder in (module, *(module.get_submodule(owner_of(old.name)) for old in heads)):
         if isinstance(getattr(holder, "num_classes", None), int):
             holder.num_classes = classes  # type: ignore[assignment] # torch declares tensors and modules only
-    return new[0]
+    return module.get_submodule(heads[0].name)
 
 
 def remove_head(module: nn.Module) -> nn.Module:
     """Put an identity in place of the classifier, so that ``module`` gives features.
 
-    Returns the removed head (the first of several parallel ones; all are removed).
+    Returns the removed head (the main one of several parallel ones; all are removed). Layers of it that only
+    pool or flatten stay. What has lost its head has none: :func:`head_of` does not take another layer for it.
 
     Raises:
         BackboneError: no classifier was found.
     """
     heads = find_heads(module)
-    for name, _ in heads:
-        put_module(module, name, nn.Identity())
-    return heads[0][1]
+    for head in heads:
+        put_module(module, head.name, _between(head, Removed()))
+    return heads[0].module
+
+
+def _between(old: Classifier, new: nn.Module) -> nn.Module:
+    """``new`` with what stays of the old head around it."""
+    if not old.before and not old.after:
+        return new
+    return nn.Sequential(*old.before, new, *old.after).train(old.module.training)
 
 
 def put_module(module: nn.Module, name: str, new: nn.Module) -> None:
@@ -124,84 +132,6 @@ def put_module(module: nn.Module, name: str, new: nn.Module) -> None:
     holder = known[parent]
     # Attributes set by index keep the order of a Sequential, and work for every container.
     holder._modules[leaf] = new
-
-
-def _candidates(module: nn.Module) -> Iterable[str]:
-    """Names of modules that may be or hold the classifier, likeliest first."""
-    named = _named_by_library(module)
-    if named is not None:
-        yield from named  # where the library knows of none there is none: it gives features
-        return
-    children = dict(module.named_children())
-    yield from (name for name in USUAL_NAMES if name in children)
-    nested = [n for n, _ in module.named_modules() if n.rpartition(".")[2] in USUAL_NAMES]
-    nested.reverse()  # of equally deep ones, the last
-    yield from sorted(nested, key=lambda name: name.count("."))
-    linear = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
-    yield from linear[-1:]
-
-
-def _named_by_library(module: nn.Module) -> list[str] | None:
-    """What timm's own method calls the classifiers; None where the network has no such method."""
-    get: Any = getattr(module, "get_classifier", None)
-    if not callable(get):
-        return None
-    found = get()
-    wanted = found if isinstance(found, tuple | list) else (found,)
-    names = {id(child): name for name, child in module.named_modules()}
-    return [names[id(child)] for child in wanted if id(child) in names]
-
-
-def _layers_in(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    """The layers that give the scores inside the module ``name``."""
-    library = _named_by_library(module)
-    if library and name in library:
-        heads = [layer for other in library for layer in _last_layers(module, other)]
-        return heads if len(heads) == len({n for n, _ in heads}) else heads[:1]
-    return _last_layers(module, name)
-
-
-def _last_layers(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    holder = module.get_submodule(name)
-    if isinstance(holder, nn.ModuleList):  # parallel classifiers, as in CrossViT
-        return [
-            head
-            for part in dict(holder.named_children())
-            for head in _last_layers(module, f"{name}.{part}")
-        ]
-    layers: list[tuple[str, nn.Module]] = [
-        (f"{name}.{inner}".rstrip("."), child)
-        for inner, child in holder.named_modules()
-        if isinstance(child, nn.Linear) or (isinstance(child, nn.Conv2d) and child.groups == 1)
-    ]
-    last = _shape_of(layers[-1][1]) if layers else (0, 0)
-    if last[0] == last[1]:
-        return layers[-1:]
-    # Several that map the same features to the same classes stand side by side (RepViT).
-    return [layer for layer in layers if _shape_of(layer[1]) == last]
-
-
-def _auxiliary(module: nn.Module, head: tuple[str, nn.Module]) -> list[tuple[str, nn.Module]]:
-    """Layers beside the head that score the same classes: ``aux_head`` beside ``head``."""
-    name, layer = head
-    parent, _, leaf = name.rpartition(".")
-    return [
-        (f"{parent}.{other}".lstrip("."), child)
-        for other, child in module.get_submodule(parent).named_children()
-        if other != leaf
-        and leaf in other
-        and isinstance(child, nn.Linear)
-        and isinstance(layer, nn.Linear)
-        and child.out_features == layer.out_features
-    ]
-
-
-def _shape_of(layer: nn.Module) -> tuple[int, int]:
-    """Features and classes of a layer."""
-    if isinstance(layer, nn.Conv2d):
-        return layer.in_channels, layer.out_channels
-    assert isinstance(layer, nn.Linear)
-    return layer.in_features, layer.out_features
 
 
 def _build_head(
@@ -244,11 +174,4 @@ def _drop_activation_after(module: nn.Module, name: str) -> None:
     names = list(holder._modules)
     follower = names[names.index(leaf) + 1 :][:1]
     if follower and isinstance(holder._modules[follower[0]], nn.ReLU):
-        holder._modules[follower[0]] = nn.Identity()
-
-
-def _parents(module: nn.Module) -> Iterable[nn.Module]:
-    for name, _ in find_heads(module):
-        parent = name.rpartition(".")[0]
-        if parent:
-            yield module.get_submodule(parent)
+        del holder._modules[follower[0]]

@@ -39,7 +39,7 @@ def load(request: Request) -> Backbone:
     kept = request.config["preset"] if request.config else request.weights
     preset = find_weights(request.name, kept)
     model = build_model(request.name, preset, request.size)
-    heads = [name for name, _ in find_heads(model)]
+    heads = [head.name for head in find_heads(model)]
     remove_head(model)
     classifier = None
     if not request.random and (request.file is not None or request.weights != "none"):
