@@ -115,8 +115,8 @@ def set_training_mode(
 def stages_of(module: nn.Module, example: Tensor | None = None) -> tuple[Stage, ...]:
     """The stages of any network in order of execution, found by one forward pass.
 
-    A classifier that comes last is the last of them, as a whole (see :func:`head_of`), and nothing else is in
-    that stage. A backbone's stages are those without it.
+    A classifier that comes last is the last of them, as a whole (see :func:`head_of`), and nothing else
+    is in that stage. A backbone's stages are those without it.
 
     Args:
         example: a batch [B, K, height, width] that the network takes; by default one blank picture
@@ -126,7 +126,8 @@ def stages_of(module: nn.Module, example: Tensor | None = None) -> tuple[Stage, 
         BackboneError: the network does not compute on such a batch.
     """
     example = make_example(module) if example is None else example
-    return cut_stages(module, trace_network(module, example), head=_parameters_of(module, locate_heads(module)))[0]
+    head = _parameters_of(module, locate_heads(module))
+    return cut_stages(module, trace_network(module, example), head=head)[0]
 
 
 def truncate(
@@ -182,8 +183,8 @@ def param_groups(
     The topmost stage that trains has ``lr``, the lowest ``lowest_lr``, those between follow
     geometrically; or each stage has ``layer_decay`` times the rate of the one above. The head has
     ``head_lr`` (None: ``lr``): parameters in no stage where ``stages`` are given and leave some out,
-    all of the classifier that :func:`head_of` finds (and of those beside it) otherwise. Biases, norms and one-dimensional parameters
-    get no decay.
+    all of the classifier that :func:`head_of` finds (and of those beside it) otherwise. Biases, norms and
+    one-dimensional parameters get no decay.
 
     Args:
         stages: of ``module``, or of a part of it whose parameters' names begin with ``prefix``;

@@ -1,9 +1,8 @@
-"""The head is the whole module that is replaced, for every building block, and in every order of their calls."""
+"""The head is the whole module that is replaced: for every building block, in every order of calls."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 import pytest
 import timm
@@ -18,9 +17,9 @@ from graft.errors import BackboneError
 # A small member of every family of torchvision, with what its head maps from.
 FAMILIES = {
     "alexnet": 4096, "convnext_tiny": 768, "densenet121": 1024, "efficientnet_b0": 1280, "googlenet": 1024,
-    "inception_v3": 2048, "maxvit_t": 512, "mnasnet0_5": 1280, "mobilenet_v2": 1280, "mobilenet_v3_small": 1024,
-    "regnet_y_400mf": 440, "resnet18": 512, "shufflenet_v2_x0_5": 1024, "squeezenet1_1": 512, "swin_t": 768,
-    "vgg11": 4096, "vit_b_16": 768,
+    "inception_v3": 2048, "maxvit_t": 512, "mnasnet0_5": 1280, "mobilenet_v2": 1280,
+    "mobilenet_v3_small": 1024, "regnet_y_400mf": 440, "resnet18": 512, "shufflenet_v2_x0_5": 1024,
+    "squeezenet1_1": 512, "swin_t": 768, "vgg11": 4096, "vit_b_16": 768,
 }  # fmt: skip
 ORDER = ("mlp", "own", "linear", "own", "mlp", "linear")  # every change of one kind of head into another
 
@@ -42,10 +41,16 @@ def run(net: nn.Module, size: int = 224) -> tuple[int, ...]:
 
 def several(features: int, classes: int, *, convolutional: bool = False) -> nn.Module:
     """A head as people write one."""
-    layer: Callable[[int, int], nn.Module] = nn.Linear
-    if convolutional:
-        layer = lambda before, after: nn.Conv2d(before, after, 1)  # noqa: E731 (a layer as any other)
-    parts = {"drop": nn.Dropout(0.3), "one": layer(features, 6), "relu": nn.ReLU(), "two": layer(6, classes)}
+
+    def layer(before: int, after: int) -> nn.Module:
+        return nn.Conv2d(before, after, 1) if convolutional else nn.Linear(before, after)
+
+    parts = {
+        "drop": nn.Dropout(0.3),
+        "one": layer(features, 6),
+        "relu": nn.ReLU(),
+        "two": layer(6, classes),
+    }
     return nn.Sequential(OrderedDict(parts)).to("meta")
 
 
@@ -136,7 +141,7 @@ def test_a_container_in_place_of_the_whole_classifier_is_the_head(
 def test_a_single_layer_behind_the_pretrained_ones_is_the_head() -> None:
     for head in (nn.Linear(4096, 5), several(4096, 5)):
         net = build("vgg11")
-        net.classifier[6] = head.to("meta")
+        net.set_submodule("classifier.6", head.to("meta"))
         assert surgery.head_of(net)[0] == "classifier.6"
         check_one_head(net)
 
@@ -152,12 +157,14 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.mean((2, 3)) if self.pools else x
-        return self.two(self.one(self.norm(x)).relu())
+        scores: Tensor = self.two(self.one(self.norm(x)).relu())
+        return scores
 
 
 class Flattening(Mlp):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1))
+        scores: Tensor = super().forward(x.flatten(1))
+        return scores
 
 
 class Net(nn.Module):
@@ -223,7 +230,7 @@ def test_a_chain_ends_in_its_head() -> None:
 @pytest.mark.parametrize("place", ["fc", "head.fc", "head"])
 def test_what_was_put_where_timm_has_its_classifier_is_the_head(place: str) -> None:
     net = timm.create_model("test_resnet" if place == "fc" else "test_convnext2", num_classes=10).eval()
-    features = net.num_features
+    features = int(net.num_features)  # type: ignore[arg-type] # torch declares tensors and modules only
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if place == "head" else []
     net.set_submodule(place, nn.Sequential(*pooled, nn.Linear(features, 6), nn.ReLU(), nn.Linear(6, 5)))
     assert surgery.head_of(net) == (place, net.get_submodule(place))

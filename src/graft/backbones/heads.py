@@ -19,10 +19,10 @@ HeadKind = Literal["linear", "mlp"]
 def head_of(module: nn.Module) -> tuple[str, nn.Module]:
     """The dotted name and the module of the classifier: the whole that :func:`replace_head` replaces.
 
-    It is a layer, or a container with several: a ``Sequential`` at ``fc`` or ``classifier`` is the head as a
-    whole. Of torchvision's own classifiers with pretrained layers in them (VGG, AlexNet, MobileNetV3, ConvNeXt,
-    MaxViT) it is what stands behind these. A network with several parallel classifiers (one for a distillation
-    token, or auxiliary ones) gives the main one.
+    It is a layer, or a container with several: a ``Sequential`` at ``fc`` or ``classifier`` is the head
+    as a whole. Of torchvision's own classifiers with pretrained layers in them (VGG, AlexNet,
+    MobileNetV3, ConvNeXt, MaxViT) it is what stands behind these. A network with several parallel
+    classifiers (one for a distillation token, or auxiliary ones) gives the main one.
 
     Raises:
         BackboneError: there is none, as in a network that gives features.
@@ -38,8 +38,8 @@ def find_heads(module: nn.Module) -> list[Classifier]:
         return found
     raise BackboneError(
         f"{type(module).__name__} has no classifier: neither a layer under one of the usual names "
-        f"({', '.join(USUAL_NAMES)}) nor any linear layer that could be one. It seems to give features already; "
-        "put make_head(features, classes) behind it."
+        f"({', '.join(USUAL_NAMES)}) nor any linear layer that could be one. It seems to give features "
+        "already; put make_head(features, classes) behind it."
     )
 
 
@@ -75,9 +75,9 @@ def replace_head(
     """Give ``module`` a new, random classifier in place; the output becomes [B, classes].
 
     Returns what stands at the head's place now, as :func:`head_of` finds it. Convolutional heads stay
-    convolutional; an activation that follows one (squeezenet's ReLU, which would cut every negative score off)
-    is taken out. Layers of the old head that only pool or flatten stay. Of several parallel classifiers each
-    is replaced.
+    convolutional; an activation that follows one (squeezenet's ReLU, which would cut every negative score
+    off) is taken out. Layers of the old head that only pool or flatten stay. Of several parallel
+    classifiers each is replaced.
 
     Raises:
         BackboneError: no classifier was found, or see :func:`make_head`.
@@ -99,8 +99,9 @@ def replace_head(
 def remove_head(module: nn.Module) -> nn.Module:
     """Put an identity in place of the classifier, so that ``module`` gives features.
 
-    Returns the removed head (the main one of several parallel ones; all are removed). Layers of it that only
-    pool or flatten stay. What has lost its head has none: :func:`head_of` does not take another layer for it.
+    Returns the removed head (the main one of several parallel ones; all are removed). Layers of it that
+    only pool or flatten stay. What has lost its head has none: :func:`head_of` does not take another
+    layer for it.
 
     Raises:
         BackboneError: no classifier was found.

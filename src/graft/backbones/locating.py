@@ -4,14 +4,14 @@ The head is the whole module that a new one takes the place of. It is looked for
 (timm's ``get_classifier``, then a child called ``fc``, ``classifier``, ``head``, ``heads`` …); in a network
 without such a place it is the last linear layer, with the layers around it that it makes a head with.
 
-At its place stands a layer, or a container that turns features [B, F] into scores [B, C] (maps into maps where
-its last layer is a convolution). Whether a container does is tried, on tensors without content. One that
-pools or flattens first keeps these layers when it is replaced; one that does more than that (picks a token,
-walks over its input) keeps all but its last layer, which is the head then.
+At its place stands a layer, or a container that turns features [B, F] into scores [B, C] (maps into maps
+where its last layer is a convolution). Whether a container does is tried, on tensors without content. One
+that pools or flattens first keeps these layers when it is replaced; one that does more than that (picks a
+token, walks over its input) keeps all but its last layer, which is the head then.
 
-Some classifiers of torchvision hold pretrained layers beside the last one (VGG's two hidden ones). Those are
-part of the body: the head is the layer behind them, or whatever stands there. A container that was put
-in place of the whole classifier is laid out differently, and is the head as a whole.
+Some classifiers of torchvision hold pretrained layers beside the last one (VGG's two hidden ones). Those
+are part of the body: the head is the layer behind them, or whatever stands there. A container that was
+put in place of the whole classifier is laid out differently, and is the head as a whole.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from graft.backbones.truncation import is_within
 
 USUAL_NAMES = ("fc", "classifier", "head", "heads", "last_linear", "output", "logits")
 
-# What stands before the last layer of torchvision's classifiers, by the class of the network; a linear layer
-# with its number of outputs.
+# What stands before the last layer of torchvision's classifiers, by the class of the network.
+# A linear layer is named with its number of outputs.
 BEFORE_THE_LAST: dict[str, tuple[tuple[str, ...], ...]] = {
     "AlexNet": (("Dropout", "Linear 4096", "ReLU", "Dropout", "Linear 4096", "ReLU"),),
     "ConvNeXt": (("LayerNorm2d", "Flatten"),),
@@ -210,7 +210,7 @@ def _spans(parts: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:
 
 
 def _tried(core: nn.Module, convolutional: bool) -> tuple[int, int] | None:
-    """Features and classes, where ``core`` maps [B, F] to [B, C] (maps to maps: [B, F, h, w] to [B, C, h, w])."""
+    """Features and classes, where ``core`` maps [B, F] to [B, C] (or maps to maps, of the same size)."""
     rest = (3, 2) if convolutional else ()
     for width in dict.fromkeys(_widths(core)):
         scores = _run_without_content(core, (2, width, *rest))
@@ -222,7 +222,8 @@ def _tried(core: nn.Module, convolutional: bool) -> tuple[int, int] | None:
 def _run_without_content(core: nn.Module, shape: tuple[int, ...]) -> Tensor | None:
     """What ``core`` makes of a tensor of this shape, in eval mode; None where it does not compute."""
     reference = next(core.parameters())
-    values = {name: value.detach().to("meta") for name, value in (*core.named_parameters(), *core.named_buffers())}
+    named = (*core.named_parameters(), *core.named_buffers())
+    values = {name: value.detach().to("meta") for name, value in named}
     modes = {child: child.training for child in core.modules()}
     try:
         for child in modes:
@@ -268,12 +269,13 @@ def _auxiliary(module: nn.Module, head: Classifier) -> Iterable[Classifier]:
     place = head.name
     while isinstance(module.get_submodule(owner_of(place)), nn.Sequential) and owner_of(place):
         place = owner_of(place)
-    leaf = _leaf(place)
-    for other, child in module.get_submodule(owner_of(place)).named_children():
+    leaf, owner = _leaf(place), owner_of(place)
+    for other, child in module.get_submodule(owner).named_children():
         auxiliary = other.lower().startswith("aux")
-        if other == leaf or isinstance(child, nn.ModuleList) or _is_removed(child):
+        beside = other != leaf and (auxiliary or leaf in other)
+        if not beside or isinstance(child, nn.ModuleList) or _is_removed(child):
             continue
-        for found in _heads_at(module, f"{owner_of(place)}.{other}".lstrip(".")) if auxiliary or leaf in other else ():
+        for found in _heads_at(module, f"{owner}.{other}".lstrip(".")):
             if not found.convolutional and (auxiliary or found.classes == head.classes):
                 yield found
 
@@ -282,7 +284,8 @@ def _is_removed(place: nn.Module) -> bool:
     """Whether the head at a place was taken out, and nothing was put there."""
     if isinstance(place, nn.Identity):
         return True
-    known = nn.Identity if isinstance(place, nn.Sequential) else Removed  # elsewhere the order tells nothing
+    # Elsewhere the order of registration says nothing.
+    known = nn.Identity if isinstance(place, nn.Sequential) else Removed
     relevant = [child for child in place.children() if _layers(child) or _marks(child, known)]
     return bool(relevant) and _is_removed(relevant[-1])
 
