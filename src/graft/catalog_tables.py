@@ -42,6 +42,8 @@ def show_description(console: Console, found: Description) -> None:
         f"head was {escape(found.head or 'nowhere')}, {found.labels or '?'} classes"
     )
     console.print(f"Licence  {escape(found.licence or '?')}; top-1 {_number(found.accuracy, 1)} %")
+    if found.average:
+        console.print(f"Weights  the average that the file calls {escape(found.average)}, not the raw ones")
     console.print(_parts("Child", "Class", found.children, found.parameters))
     console.print(_parts("Stage, input to top", "Begins at", found.stages, found.parameters))
     for name in found.unused[:5]:

@@ -51,12 +51,10 @@ class Model(nn.Module):
         self.trunk = trunk
         self.head = head
 
-    def forward(self, inputs: Tensor, *, headless: bool = False) -> Tensor:
-        """A batch of inputs -> logits [B, C]; ``headless``: features [B, D]."""
-        outputs: Tensor = self.trunk(inputs)
-        if not headless:
-            outputs = self.head(outputs)
-        return outputs
+    def forward(self, inputs: Tensor) -> Tensor:
+        """A batch of inputs -> logits [B, C]."""
+        logits: Tensor = self.head(self.trunk(inputs))
+        return logits
 
 
 def make_model(backbone: Backbone, head: Head, *, seed: int) -> Model:

@@ -66,7 +66,10 @@ def notes_on_reuse(
 
 
 def notes_on_backbone(backbone: Backbone) -> Iterator[str]:
-    """What of the backbone takes no part."""
+    """What of a file's weights and of the backbone takes no part."""
+    average = backbone.source.options.get("average")
+    if average:
+        yield f"The weights are the average that the file calls {average}, not the raw ones beside it."
     if backbone.unused:
         yield f"{len(backbone.unused)} parameters of the backbone are never used and never train."
     unread = () if backbone.adapters is None else backbone.adapters.unread

@@ -46,6 +46,7 @@ _STATE_KEYS = {
 class Stepper:
     """What a phase steps with: the wrapped network, its optimiser, and what the loss and pulls need.
 
+    ``network``: gives logits, or features where the phase contrasts these.
     ``weights``: of the classes in the loss, [C], or None. ``anchors``: pairs of a parameter and the
     pretrained value that it is pulled to, with the place of its optimiser group. ``stages``: what trains,
     by stage.
@@ -138,14 +139,12 @@ class Stepper:
     def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each item [B]."""
         train = self.phase.train
-        if train.objective == "contrast":
-            with self.run.engine.autocast():
-                features = self.network(inputs, headless=True)
-            return contrast_losses(features, targets)
         with self.run.engine.autocast():
-            logits = self.network(inputs)
+            outputs = self.network(inputs)
+        if train.objective == "contrast":
+            return contrast_losses(outputs, targets)
         return self.run.splits.task.losses(
-            logits,
+            outputs,
             targets,
             smoothing=train.label_smoothing,
             weights=self.weights,
@@ -190,7 +189,8 @@ def stepper_for(run: State, phase: Phase) -> Iterator[Stepper]:
         parameter.requires_grad_(name in trained)
         parameter.grad = None
     # Frozen before it is wrapped: processes exchange the gradients of what trains, and of nothing else.
-    network = run.engine.wrap(run.model)
+    by_features = phase.train.objective == "contrast"
+    network = run.engine.wrap(run.model.trunk if by_features else run.model)
     optimizer = run.optimizer = _make_optimizer(run, phase)
     stepper = Stepper(
         run,

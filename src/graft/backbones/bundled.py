@@ -12,7 +12,7 @@ from torch import nn
 
 from graft.backbones.assembly import Request, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
-from graft.backbones.local_weights import linear_head, load_state, read_weights
+from graft.backbones.local_weights import linear_head, load_state, open_weights, read_weights
 from graft.errors import BackboneError, suggest
 
 NAMES = ("resnet18-half-64",)
@@ -35,8 +35,11 @@ def load(request: Request) -> Backbone:
         raise BackboneError(f"graft/{request.name} has the weights {WEIGHTS} and none, not {weights!r}.")
     config = read_config(request.name)
     trunk, classifier = _build(config, request.drop_path), None
+    taken: dict[str, str] = {}
     if request.file and not request.random:
-        load_state(trunk, read_weights(request.file), str(request.file), ["fc"])
+        found = open_weights(request.file)
+        load_state(trunk, found.state, str(request.file), ["fc"])
+        taken = found.options
     elif weights == WEIGHTS and not request.random:
         file = _verified(request.name)
         state = {k: v.float() if v.is_floating_point() else v for k, v in read_weights(file).items()}
@@ -44,6 +47,7 @@ def load(request: Request) -> Backbone:
         load_state(trunk, state, str(file), ["fc"])
     preprocess = resized(_preprocess(config), request.size)
     source = _source(request, weights, config)
+    source = replace(source, options=source.options | taken)
     return replace(assemble(trunk, preprocess, source, request.channels), classifier=classifier)
 
 

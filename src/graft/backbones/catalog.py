@@ -68,6 +68,7 @@ class Description:
     accuracy: float | None
     labels: int  # number of classes that the pretrained classifier told apart; 0: not known
     sha256: str
+    average: str = ""  # what a file with weights calls the average that was taken from it
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,6 +123,7 @@ def describe(backbone: Backbone) -> Description:
         accuracy=source.accuracy,
         labels=len(source.labels),
         sha256=source.sha256,
+        average=source.options.get("average", ""),
     )
 
 

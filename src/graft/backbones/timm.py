@@ -25,7 +25,15 @@ from torch import Tensor, nn
 from graft.backbones.assembly import Request, adapt_channels, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.hub import MissingFileError, fetch_from_hub, fetch_from_url
-from graft.backbones.local_weights import State, load_state, read_linear_head, read_weights
+from graft.backbones.local_weights import (
+    State,
+    is_safetensors,
+    load_state,
+    open_weights,
+    read_linear_head,
+    read_weights,
+)
+from graft.backbones.stored import Layout, layout_of, read_layout
 from graft.errors import BackboneError, suggest
 from graft.logs import silenced
 
@@ -49,10 +57,11 @@ def load(request: Request) -> Backbone:
     if request.file is None and tag != "none" and not request.random:
         overlay = {"file": str(fetch_weights(name, config)), "custom_load": _is_npz(config)}
     model = build_model(name, config, request, overlay)
+    taken: dict[str, str] = {}
     if request.file is not None and not request.random:
-        load_file(model, config, request.file, request.channels)
-    chosen = tag or config.tag or "none"
-    backbone = finish(model, config, request, _source(name, chosen, config, request))
+        taken = load_file(model, config, request.file, request.channels)
+    source = _source(name, tag or config.tag or "none", config, request)
+    backbone = finish(model, config, request, replace(source, options=source.options | taken))
     return replace(
         backbone, classifier=read_classifier(backbone, config, request.file or overlay.get("file"))
     )
@@ -160,14 +169,23 @@ def build_model(
     return model
 
 
-def load_file(model: nn.Module, config: Any, file: Path, channels: int) -> None:
+def layout_of_file(file: Path) -> Layout:
+    """What a file with weights holds; of a .safetensors file its header is all that is read."""
+    if is_safetensors(file):
+        return read_layout(file, BackboneError)
+    return layout_of(read_weights(file))
+
+
+def load_file(model: nn.Module, config: Any, file: Path, channels: int) -> dict[str, str]:
     """Load a local file: as it is, or else as timm's own converter for this model reads it.
+
+    Returns what ``Source.options`` says of the weights that were taken.
 
     Raises:
         BackboneError: see local_weights.load_state; the message is about the file as it is.
     """
-    state = read_weights(file)
-    heads = _classifiers(config)
+    found, heads = open_weights(file), _classifiers(config)
+    state = found.state
     try:
         load_state(model, _with_channels(state, config, channels), str(file), heads)
     except BackboneError as as_it_is:
@@ -176,6 +194,7 @@ def load_file(model: nn.Module, config: Any, file: Path, channels: int) -> None:
             load_state(model, converted, str(file), heads)
         except BackboneError:
             raise as_it_is from None
+    return found.options
 
 
 def _convert(model: nn.Module, state: State) -> State:

@@ -7,7 +7,9 @@ from typing import Any
 
 from graft.backbones.contract import Encoding, Pooling
 from graft.backbones.repository import find_optional, read_json_object
+from graft.backbones.tokenizer_limits import check_tokenizer, read_rules, reported
 from graft.errors import BackboneError
+from graft.files import MAX_JSON_BYTES, regular_file
 
 LONGEST = 512  # tokens of a text, where the model would take more: their cost grows with the square
 _WHOLE, _TOLD = "tokenizer.json", "tokenizer_config.json"
@@ -43,20 +45,27 @@ def read_encoding(name: str, config: Any, max_length: int | None) -> Encoding:
         raise BackboneError(
             f"hf/{name} has no tokenizer: tokenizer.json was expected beside its config.json."
         )
-    try:
+    if _WHOLE in found:
+        read_rules(_read(found[_WHOLE]), f"hf/{name}")
+    with reported(BackboneError, f"The tokenizer of hf/{name} cannot be read"):
         if _WHOLE in found:
             text = Tokenizer.from_file(str(found[_WHOLE])).to_str()
         else:
             text = _converted(next(iter(found.values())).parent, config)
-    except Exception as error:  # those of many formats' readers, which have no common base
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BackboneError(f"The tokenizer of hf/{name} cannot be read: {first}") from None
+    check_tokenizer(text, config.vocab_size, f"hf/{name}")
     known = _most_tokens(told.get("model_max_length"), config)
     if max_length is not None and max_length > known:
         raise BackboneError(
             f"data.max_length = {max_length}: this model takes texts of up to {known} tokens."
         )
     return Encoding(text, max_length or min(known, LONGEST), config.vocab_size)
+
+
+def _read(file: Path) -> str:
+    try:
+        return regular_file(file, BackboneError, most=MAX_JSON_BYTES).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise BackboneError(f"{file} is no UTF-8 text; a tokenizer was expected.") from None
 
 
 def _converted(folder: Path, config: Any) -> str:

@@ -19,7 +19,7 @@ from graft.backbones.assembly import Request, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.heads import find_heads, remove_head
 from graft.backbones.hub import fetch_from_url
-from graft.backbones.local_weights import State, linear_head, load_state, read_weights
+from graft.backbones.local_weights import State, Weights, linear_head, load_state, open_weights
 from graft.errors import BackboneError, suggest
 
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
@@ -41,12 +41,13 @@ def load(request: Request) -> Backbone:
     model = build_model(request.name, preset, request.size)
     heads = [head.name for head in find_heads(model)]
     remove_head(model)
-    classifier = None
+    classifier, source = None, _source(request, preset, heads[0])
     if not request.random and (request.file is not None or request.weights != "none"):
-        classifier = linear_head(_load_weights(model, request, preset, heads), heads[0])
+        found = _load_weights(model, request, preset, heads)
+        classifier = linear_head(found.state, heads[0])
+        source = replace(source, options=source.options | found.options)
     preprocess = resized(_preprocess(request, preset), request.size)
-    backbone = assemble(model, preprocess, _source(request, preset, heads[0]), request.channels)
-    return replace(backbone, classifier=classifier)
+    return replace(assemble(model, preprocess, source, request.channels), classifier=classifier)
 
 
 def find_weights(name: str, weights: str | None) -> Any:
@@ -94,16 +95,17 @@ def build_model(name: str, preset: Any, size: int | None = None) -> nn.Module:
     return model
 
 
-def _load_weights(model: nn.Module, request: Request, preset: Any, heads: list[str]) -> State:
+def _load_weights(model: nn.Module, request: Request, preset: Any, heads: list[str]) -> Weights:
     if request.file is not None:
         file = request.file
     else:
         file = fetch_from_url(preset.url, lambda: int(preset.meta["_file_size"] * 1e6))
-    state = {OLD_DENSENET.sub(r"\1\2", key): value for key, value in read_weights(file).items()}
+    found = open_weights(file)
+    state = {OLD_DENSENET.sub(r"\1\2", key): value for key, value in found.state.items()}
     if request.name.startswith("vit_"):
         state = _fit_positions(model, state)
     load_state(model, state, str(file), [*heads, *AUXILIARY.get(request.name, ())])
-    return state
+    return replace(found, state=state)
 
 
 def _fit_positions(model: Any, state: State) -> State:

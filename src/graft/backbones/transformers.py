@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graft.backbones.allowed import read_pooling, transformers_settings
 from graft.backbones.assembly import Request, adapt_channels, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.hub import MissingFileError
@@ -26,7 +27,10 @@ from graft.backbones.local_weights import linear_head, read_tensor, tensor_names
 from graft.backbones.pooled import PictureTrunk, TextTrunk
 from graft.backbones.processor import read_preprocess
 from graft.backbones.repository import find_file, find_optional, read_json_object
+from graft.backbones.sketching import sketch
+from graft.backbones.stored import Layout, read_layout
 from graft.backbones.tokenizer import own_pooling, read_encoding
+from graft.backbones.tokenizer_limits import read_rules
 from graft.errors import BackboneError
 
 # What stands for a picture: what the network itself pools, or its class token. Others give neither.
@@ -39,7 +43,6 @@ _CLASSIFIERS = {
     **dict.fromkeys(("convnext", "convnextv2", "deit", "swin", "swinv2", "vit", "vit_msn"), "classifier"),
     **dict.fromkeys(("regnet", "resnet"), "classifier.1"),
 }
-_SET_BY_US = ("attn_implementation", "experts_implementation", "quantization_config", "auto_map")
 
 
 def load(request: Request, config: dict[str, Any]) -> Backbone:
@@ -77,8 +80,10 @@ def _read_config(values: dict[str, Any], request: Request) -> Any:
             f"hf/{request.name}: transformers knows no model of type {values['model_type']!r}; a newer "
             "version of it may."
         )
+    kind = _known_types()[values["model_type"]]
+    settings = transformers_settings(kind, _network_of(kind), values, f"hf/{request.name}")
     try:
-        config = AutoConfig.for_model(**_plain_settings(values))
+        config = AutoConfig.for_model(**settings)
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise BackboneError(f"The config.json of hf/{request.name} is not right: {first}") from None
@@ -96,13 +101,14 @@ def _read_config(values: dict[str, Any], request: Request) -> Any:
     return config
 
 
-def _plain_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what would choose kernels, or fetch code for them; also of its parts."""
-    return {
-        name: _plain_settings(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name.removeprefix("_") not in _SET_BY_US
-    }
+def _network_of(kind: type) -> type:
+    """The class of network that AutoModel makes of a configuration; that itself where it makes none."""
+    from transformers import AutoModel
+
+    factory: Any = AutoModel
+    found = factory._model_mapping.get(kind, kind)
+    network: type = found[0] if isinstance(found, tuple) else found
+    return network
 
 
 def _known_types() -> Any:
@@ -117,9 +123,9 @@ def _load_text(request: Request, config: Any, stored: dict[str, Any]) -> Backbon
             f"hf/{request.name} takes texts; data.channels, data.size and train.drop_path are of pictures."
         )
     if request.config:
-        encoding, pooling = request.encoding, stored["pooling"]
-        if encoding is None:
-            raise BackboneError(f"hf/{request.name} cannot be built again without its tokenizer.")
+        encoding, pooling = request.encoding, read_pooling(stored["pooling"], f"hf/{request.name}")
+        if encoding is None or encoding.vocabulary != config.vocab_size:
+            raise BackboneError(f"hf/{request.name} cannot be built again without its own tokenizer.")
     else:
         encoding = read_encoding(request.name, config, request.max_length)
         pooling = request.pooling or own_pooling(request.name, config)
@@ -127,6 +133,11 @@ def _load_text(request: Request, config: Any, stored: dict[str, Any]) -> Backbon
     network, weights = _build(request, config)
     takes_segments = "token_type_ids" in inspect.signature(network.forward).parameters
     segments = takes_segments and getattr(config, "type_vocab_size", 0) > 1
+    if segments and read_rules(encoding.tokenizer).segment >= config.type_vocab_size:
+        raise BackboneError(
+            f"The tokenizer of hf/{request.name} numbers segments beyond the {config.type_vocab_size} that "
+            "its network knows."
+        )
     trunk = TextTrunk(network, pooling=pooling, segments=segments, padding=padding)
     options = {"config": {**_plain(config), "pooling": pooling}}
     source = Source("hf", request.name, weights, licence="", options=options)
@@ -151,9 +162,15 @@ def _build(request: Request, config: Any) -> tuple[nn.Module, str]:
         kind = factory._model_mapping[type(config)]
         if "add_pooling_layer" in inspect.signature(kind).parameters:
             options["add_pooling_layer"] = config.model_type in _POOL_THEMSELVES
+
+        def build() -> nn.Module:
+            built: nn.Module = factory.from_config(config, dtype=torch.float32, **options)
+            return built
+
         if random:
-            network = factory.from_config(config, dtype=torch.float32, **options)
+            network = build()
         else:
+            sketch(build, _layout_of(request.name), f"hf/{request.name}")
             network = _with_weights(factory, request, config, options)
     except (ArithmeticError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
         raise BackboneError(f"hf/{request.name} cannot be built from its config.json: {error}") from None
@@ -221,6 +238,14 @@ def _weight_files(name: str) -> Mapping[str, Path]:
     return {key: files[part] for key, part in places.items()}
 
 
+def _layout_of(name: str) -> Layout:
+    """What all files with weights of the repository hold."""
+    files = set(_weight_files(name).values())
+    return Layout(
+        {key: each for file in files for key, each in read_layout(file, BackboneError).tensors.items()}
+    )
+
+
 def _load_pictures(request: Request, config: Any) -> Backbone:
     if hasattr(config, "num_channels") and config.model_type not in _POOL_THEMSELVES | _CLASS_TOKENS:
         known = ", ".join(sorted(_POOL_THEMSELVES | _CLASS_TOKENS))
@@ -233,7 +258,7 @@ def _load_pictures(request: Request, config: Any) -> Backbone:
             f"hf/{request.name} ({config.model_type}) takes neither texts nor pictures; a model of one of "
             "these was expected."
         )
-    stored = (request.config or {}).get("preprocess")
+    stored = request.config["preprocess"] if request.config else None
     preprocess = Preprocess.from_dict(stored) if stored else read_preprocess(request.name, config)
     network, weights = _build(request, config)
     pooled = config.model_type in _POOL_THEMSELVES

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graft.backbones.contract import Adapters, Encoding, Preprocess, Source
 from graft.backbones.stored import Layout, load_tensors, read_layout
+from graft.backbones.tokenizer_limits import check_tokenizer
 from graft.bundle.bounds import check_numbers, check_proof
 from graft.bundle.manifest import GOLDEN, MANIFEST, TOKENIZER, WEIGHTS, find_bundle, read_manifest
 from graft.bundle.value import Bundle
@@ -137,7 +138,9 @@ def _read_encoding(values: dict[str, Any], folder: Path) -> Encoding:
     except UnicodeDecodeError:
         raise BundleError(f"{file} is damaged: it is not UTF-8 text.") from None
     del told["tokenizer"]
-    return TypeAdapter(Encoding).validate_python({**told, "tokenizer": text})
+    encoding = TypeAdapter(Encoding).validate_python({**told, "tokenizer": text})
+    check_tokenizer(text, encoding.vocabulary, str(folder))
+    return encoding
 
 
 def _damaged(folder: Path, error: Exception) -> BundleError:

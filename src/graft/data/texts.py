@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from graft.backbones.contract import PADDING
+from graft.backbones.tokenizer_limits import MOST_NORMALISED, open_tokenizer, read_rules, reported
 from graft.data.items import Text, make_problem, number_of
+from graft.errors import DataError
 from graft.schedule import cut_batches
 from graft.seeds import mix
 
@@ -130,21 +132,19 @@ def tokenised(items: Items, encoding: Encoding) -> list[Tokens]:
 
 
 def _tokenise(items: Items, encoding: Encoding) -> list[Tokens]:
-    from tokenizers import Tokenizer
-
-    tokenizer, most = Tokenizer.from_str(encoding.tokenizer), encoding.max_length
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    given = [_given(source) for source in items.sources]
-    found = [
-        (each.ids, each.type_ids, len(each.ids))
-        for start in range(0, len(given), _TOGETHER)
-        for each in tokenizer.encode_batch(given[start : start + _TOGETHER])
-    ]
-    long = [number for number, (ids, _, _) in enumerate(found) if len(ids) > most]
-    tokenizer.enable_truncation(most)  # special tokens at the end are kept by it
-    for number, each in zip(long, tokenizer.encode_batch([given[i] for i in long]), strict=True):
-        found[number] = (each.ids, each.type_ids, found[number][2])
+    tokenizer, most = open_tokenizer(encoding.tokenizer), encoding.max_length
+    letters = MOST_NORMALISED // read_rules(encoding.tokenizer).growth
+    given = [_given(source, letters) for source in items.sources]
+    with reported(DataError, "The tokenizer cannot read these texts"):
+        found = [
+            (each.ids, each.type_ids, len(each.ids))
+            for start in range(0, len(given), _TOGETHER)
+            for each in tokenizer.encode_batch(given[start : start + _TOGETHER])
+        ]
+        long = [number for number, (ids, _, _) in enumerate(found) if len(ids) > most]
+        tokenizer.enable_truncation(most)  # special tokens at the end are kept by it
+        for number, each in zip(long, tokenizer.encode_batch([given[i] for i in long]), strict=True):
+            found[number] = (each.ids, each.type_ids, found[number][2])
     # Of a text in which nothing is known, the first token of all stands for it.
     return [
         (np.array(ids or [0], np.int32), np.array(kinds or [0], np.int32), max(1, whole))
@@ -168,6 +168,8 @@ def list_cut(items: Items, encoding: Encoding) -> tuple[Problem, ...]:
     return (make_problem("cut", message, examples),)
 
 
-def _given(source: Any) -> Any:
+def _given(source: Any, letters: int) -> Any:
+    """A text or a pair as the tokenizer takes it; of each its first ``letters`` characters."""
     assert isinstance(source, Text)
-    return source.first if source.second is None else (source.first, source.second)
+    first = source.first[:letters]
+    return first if source.second is None else (first, source.second[:letters])

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from graft.backbones.contract import Encoding
+from graft.backbones.tokenizer_limits import open_tokenizer
 from graft.data.items import Text
 from graft.model import Model
 
@@ -148,8 +148,7 @@ def _places(found: Tensor) -> Tensor:
 
 def _by_word(text: Text, encoding: Encoding, scores: NDArray[np.float64]) -> list[tuple[str, float]]:
     """Words with the sum of their tokens' scores, by the largest; tokens that were cut say nothing."""
-    tokenizer = Tokenizer.from_str(encoding.tokenizer)
-    tokenizer.no_padding()
+    tokenizer = open_tokenizer(encoding.tokenizer)
     tokenizer.enable_truncation(encoding.max_length)
     found = tokenizer.encode(text.first, text.second)
     parts = [text.first, text.second or ""]
