@@ -342,3 +342,25 @@ def test_copies_are_of_their_own() -> None:
     value += 1
     assert copied.is_contiguous()
     assert torch.equal(copied, torch.zeros(3, 2))
+
+
+@pytest.mark.odd_input("Training")
+def test_a_checkpoint_with_a_pipe_or_a_link_out_of_it_is_passed_over(tmp_path: Path) -> None:
+    """A checkpoint with a pipe, a device or a link out of its folder in place of a file: `resume` takes
+    the one before it, or says so; it never waits."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "run")
+    checkpoints.save(Checkpoint(Position(saves=1), {"a": torch.zeros(2)}))
+    (folder,) = checkpoints.folder.iterdir()
+    for name in ("state.json", "model.safetensors"):
+        whole = (folder / name).rename(tmp_path / name)
+        os.mkfifo(folder / name)
+        with pytest.raises(RunError, match="no regular file"):
+            checkpoints.newest()
+        (folder / name).unlink()
+        if name != "state.json":
+            (folder / name).symlink_to(whole)
+            with pytest.raises(RunError, match="link out of"):
+                checkpoints.newest()
+            (folder / name).unlink()
+        whole.rename(folder / name)
+    assert checkpoints.newest() is not None

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from graft.backbones.stored import load_tensors, read_layout
 from graft.errors import RunError, TrainingError
 from graft.files import new_folder, read_json, sha256_file, write_json
 
@@ -150,12 +151,13 @@ class Checkpoints:
         return Checkpoint(position, **tensors)
 
     def _read(self, file: Path, hashes: dict[str, Any]) -> dict[str, Tensor]:
+        read_layout(file, RunError, within=self.folder)  # before it is hashed: a pipe has no end
         try:
             if sha256_file(file) != hashes.get(file.name):
                 raise RunError(f"{file} is damaged: its content does not match its hash.")
-            return load_file(file)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise RunError(f"Cannot read {file}: {reason_of(error)}.") from None
+        return load_tensors(file, RunError, within=self.folder)
 
     def _folders(self) -> list[Path]:
         if not self.folder.is_dir():
