@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +13,15 @@ import tifffile
 from odd_pictures import colours
 from PIL import Image
 
+from graft.backbones.contract import Preprocess
 from graft.data.bands import Depth
 from graft.data.items import Problem, Splits
 from graft.data.oddities import agreed_full
 from graft.data.splits import read_splits
+from graft.data.statistics import prepare_for
 from graft.data.unlabelled import read_items
-from graft.recipe import DataSettings
+from graft.notes import notes_on_pixels
+from graft.recipe import DataSettings, Recipe
 
 RAMP = np.arange(64).reshape(8, 8)
 
@@ -123,3 +128,25 @@ def test_oddities_are_said_of_labelled_data_and_of_predictions_alike(tmp_path: P
         odd = {each.code: each for each in problems if each.code in ("uniform", "pages")}
         assert "2 of 3" in odd["uniform"].message
         assert odd["pages"].examples[0].endswith("b/stack.tif: the first of 3 pages")
+
+
+def test_what_counts_as_full_is_in_the_plan_and_in_what_predicts(tmp_path: Path) -> None:
+    splits = read(write(tmp_path, [4000, 3000, 2000, 1900]))
+    intake = prepare_for(Preprocess(size=(8, 8), resize=None), splits.train, DataSettings())
+    assert intake.max_value == intake.reading["max_value"] == 4095
+    backbone = SimpleNamespace(preprocess=intake)
+    (note,) = notes_on_pixels(Recipe(), backbone)  # type: ignore[arg-type]
+    assert "data.max_value = 4095 (auto)" in note
+    given = Recipe(data=DataSettings(max_value=4095))
+    assert not list(notes_on_pixels(given, backbone))  # type: ignore[arg-type]
+
+
+@pytest.mark.odd_input("Pictures")
+def test_how_pictures_were_read_is_kept_with_what_was_trained_on_them() -> None:
+    """A bundle from before transparent pictures could be laid over black: it lays them over white, as in its
+    training."""
+    saved = Preprocess(size=(8, 8), resize=None)
+    assert Preprocess.from_dict(json.loads(json.dumps(saved.to_dict()))) == saved
+    former = {name: value for name, value in saved.to_dict().items() if name != "background"}
+    assert Preprocess.from_dict(former).background == "white"
+    assert Preprocess.from_dict(former).to_dict() == former

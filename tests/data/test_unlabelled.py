@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -98,16 +99,28 @@ ENDS = {"unix": "\n", "windows": "\r\n", "old": "\r"}
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 @pytest.mark.parametrize("last", [True, False])
 def test_every_line_of_a_text_has_its_place(tmp_path: Path, end: str, mark: str, last: bool) -> None:
-    """Empty lines in a file of texts: rows with an error, in their place; a line's end after the last text
-    adds no row, whatever system wrote it."""
-    lines = ["fine", "", "  ", "dull", "fine"]
-    path = tmp_path / "new.txt"
-    path.write_bytes((mark + end.join(lines) + end * last).encode())
-    read = read_items(path, modality="text")
-    assert [each.id for each in read.given] == [f"line {number}" for number in range(1, 6)]
-    assert [each.text for each in read.given] == lines
-    assert places(read) == [0, None, None, 1, 2]
-    assert {each.fault for each in read.given if each.item is None} == {"it is empty"}
+    """Blank lines in a file or table of texts to predict: rows with an error, in their place; a line's end
+    after the last text adds no row, whatever system wrote it."""
+    lines = ["fine", "", "  ", "dull", "fine", ""]
+    forms = {
+        "new.txt": lines,
+        "one.csv": ["text", *lines],
+        "two.csv": ["id,text", *(f"7,{line}" if line.strip() else line for line in lines)],
+        "two.tsv": ["id\ttext", *(f"7\t{line}" if line.strip() else line for line in lines)],
+        "new.jsonl": [json.dumps({"text": line}) if line.strip() else line for line in lines],
+    }
+    for name, written in forms.items():
+        path = tmp_path / name
+        path.write_bytes((mark + end.join(written) + end * last).encode())
+        read = read_items(path, modality="text")
+        count = 6 if last else 5  # the last line is blank, or it is none
+        first = 1 + len(written) - len(lines)
+        assert [each.id for each in read.given] == [f"line {n}" for n in range(first, first + count)], name
+        assert [(each.text or "").strip() for each in read.given] == [
+            line.strip() for line in lines[:count]
+        ]
+        assert places(read) == [0, None, None, 1, 2, None][:count]
+        assert {each.fault for each in read.given if each.item is None} == {"it is empty"}
 
 
 @pytest.mark.odd_input("Predictions")

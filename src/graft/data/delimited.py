@@ -11,7 +11,8 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +55,10 @@ class _File(NamedTuple):
     separator: str
 
 
-def read_delimited(path: Path, usual: str, errors: str) -> Cells:
+def read_delimited(path: Path, usual: str, errors: str, *, blanks: bool = False) -> Cells:
     """The table in ``path``, whose cells ``usual`` should separate; ``errors`` as of ``open``.
+
+    ``blanks``: whether blank lines below the header are records, too, without any cell.
 
     Raises:
         DataError: a row has more or fewer cells than the header, a quotation mark is not closed or takes
@@ -72,7 +75,16 @@ def read_delimited(path: Path, usual: str, errors: str) -> Cells:
     rows = _read_tabs(file) if file.separator == "\t" else _read_quoted(file)
     if not rows:
         return Cells([], [])
-    return _named(path, rows[0].cells, rows[1:])
+    found = _named(path, rows[0].cells, rows[1:])
+    return replace(found, records=_with_blanks(file, rows, found.records)) if blanks else found
+
+
+def _with_blanks(file: _File, rows: Sequence[_Line], records: Iterable[Record]) -> list[Record]:
+    taken = {line for row in rows for line in range(row.first, row.last + 1)}
+    below = range(rows[0].last + 1, len(file.lines) + 1)
+    found = {line: Record(f"line {line}", {}) for line in below if line not in taken}
+    found |= {row.first: record for row, record in zip(rows[1:], records, strict=True)}
+    return [found[line] for line in sorted(found)]
 
 
 def _find_separator(file: _File, usual: str) -> str:
@@ -105,7 +117,7 @@ def _rows(file: _File, *, quoted: bool) -> Iterator[_Line]:
     try:
         for cells in reader:
             last = file.start + reader.line_num
-            if cells:
+            if len(cells) > 1 or any(map(str.strip, cells)):
                 yield _Line(first, last, cells)
             first = last + 1
     except csv.Error as error:

@@ -196,7 +196,7 @@ def list_tables(folder: Path, settings: DataSettings, usual: tuple[str, ...] = (
 
 
 def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) -> Listing:
-    """The texts of a table without looking at labels; of any other file, each line.
+    """The texts of a table without looking at labels, or the lines of any other file, blank ones included.
 
     ``usual``: the columns to take where the settings name none and the table has them.
 
@@ -207,7 +207,7 @@ def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) 
     if path.suffix.lower() not in TABLES:
         rows = _said(path)
     else:
-        cells = read_cells(path, "text")
+        cells = read_cells(path, "text", blanks=True)
         odd = cells.problems
         settings = with_usual(settings, usual, cells.names)
         columns = find_texts(path, cells.names, settings, ())

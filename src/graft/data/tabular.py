@@ -33,8 +33,10 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from None
 
 
-def read_cells(path: Path, modality: Modality) -> Cells:
+def read_cells(path: Path, modality: Modality, *, blanks: bool = False) -> Cells:
     """A table's columns and records; bytes of texts that are no UTF-8 are replaced.
+
+    ``blanks``: whether blank lines are records, too, without any cell.
 
     Raises:
         DataError: it cannot be read, is no text or no such table, or names a column twice.
@@ -45,8 +47,8 @@ def read_cells(path: Path, modality: Modality) -> Cells:
             return read_parquet(path, _ERRORS[modality])
         _check_is_text(path)
         if suffix in (".csv", ".tsv"):
-            return read_delimited(path, "\t" if suffix == ".tsv" else ",", _ERRORS[modality])
-        return _read_json_lines(path, _ERRORS[modality])
+            return read_delimited(path, "\t" if suffix == ".tsv" else ",", _ERRORS[modality], blanks=blanks)
+        return _read_json_lines(path, _ERRORS[modality], blanks=blanks)
     except UnicodeDecodeError as error:
         raise DataError(
             f"The table {path} is not UTF-8 text (byte {error.start}); save it again as UTF-8 "
@@ -75,12 +77,14 @@ def _check_is_text(path: Path) -> None:
 _ERRORS: dict[Modality, str] = {"picture": "strict", "text": "replace"}
 
 
-def _read_json_lines(path: Path, errors: str) -> Cells:
+def _read_json_lines(path: Path, errors: str, *, blanks: bool) -> Cells:
     records = []
     with path.open(encoding="utf-8-sig", errors=errors) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 records.append(Record(f"line {number}", _json_object(path, number, line)))
+            elif blanks:
+                records.append(Record(f"line {number}", {}))
     names = dict.fromkeys(name for record in records for name in record.cells)
     return Cells(list(names), records)
 
