@@ -143,8 +143,8 @@ def test_what_counts_as_full_is_in_the_plan_and_in_what_predicts(tmp_path: Path)
 
 @pytest.mark.odd_input("Pictures")
 def test_how_pictures_were_read_is_kept_with_what_was_trained_on_them() -> None:
-    """A bundle from before transparent pictures could be laid over black: it lays them over white, as in its
-    training."""
+    """A bundle from before transparent pictures could be laid over black: it lays them over white, as in
+    its training."""
     saved = Preprocess(size=(8, 8), resize=None)
     assert Preprocess.from_dict(json.loads(json.dumps(saved.to_dict()))) == saved
     former = {name: value for name, value in saved.to_dict().items() if name != "background"}

@@ -62,6 +62,24 @@ def test_unreadable_files(tmp_path: Path) -> None:
     assert ids(data_checks.unreadable_files(gathered(coloured(4)))) == []
 
 
+def test_odd_pictures(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            Image.new("L", (8, 8), number + 4 * (label == "b")).save(tmp_path / label / f"{number}.png")
+    found = graft.data.read_splits(tmp_path, DataSettings(validation=0))
+    (finding,) = data_checks.odd_pictures(gathered(found))
+    assert (finding.id, finding.severity) == ("data.uniform", "warning")
+    assert finding.measured.startswith("8 of 8 picture(s) of a single value")
+    problems = tuple(
+        replace(found.problems[0], code=code) for code in ("range", "beyond", "pages", "other")
+    )
+    odd = ids(data_checks.odd_pictures(gathered(replace(found, problems=problems))))
+    assert odd == ["data.range", "data.beyond", "data.pages"]
+
+
 def test_leaks_and_contradictions(tmp_path: Path) -> None:
     from shutil import copy
 
