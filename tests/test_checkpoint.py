@@ -27,7 +27,7 @@ from graft.checkpoint import (
 )
 from graft.errors import RunError, TrainingError
 
-TENSORS = ["model", "optimizer", "best", "average", "start"]
+TENSORS = ["model", "optimizer", "best", "average", "start", "seen"]
 FILES = [*(f"{name}.safetensors" for name in TENSORS), "state.json"]
 
 

@@ -121,7 +121,7 @@ def test_the_log_is_written_once_and_says_the_same(place: tuple[Path, str], case
     ]
     assert [line["record"] for line in logs[0]] == [line["record"] for line in logs[1]]
     for one, two in zip(*logs, strict=True):
-        for key in ("loss", "accuracy", "train_loss"):
+        for key in ("loss", "accuracy", "train_loss", "train_accuracy"):
             if one.get(key) is not None:
                 assert two[key] == pytest.approx(one[key], abs=1e-4), (one, two)
     assert sorted(line[:6] for line in told.splitlines() if line.startswith("done")) == ["done 0", "done 1"]

@@ -23,7 +23,7 @@ LAYERS = (
     {"calibration", "model", "inference", "probe"},
     {"looking"},
     {"evidence", "forward_trial"},
-    {"strategies", "plan", "notes"},
+    {"strategies", "plan", "notes", "small_batches"},
     {"wording"},
     {"engine", "checkpoint", "leaders"},
     {"state"},

@@ -102,7 +102,7 @@ def take_step(stepper: Stepper, number: int = 0) -> float:
     pictures = run.inputs(run.splits.train)
     tensors = torch.stack([pictures[item][0] for item in batch])
     assert run.splits.train.targets is not None
-    return stepper.step(batch, tensors, torch.from_numpy(run.splits.train.targets[batch]))[0]
+    return stepper.step(batch, tensors, torch.from_numpy(run.splits.train.targets[batch])).loss
 
 
 def weights_of(stepper: Stepper) -> dict[str, Tensor]:

@@ -145,7 +145,8 @@ def test_without_validation_data_the_last_weights_are_kept_and_the_plan_says_so(
 
 
 def test_early_stopping_ends_a_phase(backbone: Backbone, splits: Splits) -> None:
-    plan = plan_for(backbone, splits, epochs=30, train__lr=50.0, train__clip=None, train__patience=2)
+    settings = {"train__lr": 50.0, "train__clip": None, "train__patience": 2}
+    plan = plan_for(backbone, splits, epochs=30, train__warmup=0, **settings)
     found, _ = drain(fit_steps(backbone, splits, plan))
     assert ended(found).epochs == 2
 

@@ -26,7 +26,7 @@ from graft.backbones.stored import load_tensors, read_layout
 from graft.errors import RunError, TrainingError
 from graft.files import new_folder, read_json, sha256_file, write_json
 
-TENSORS = ("model", "optimizer", "best", "average", "start")
+TENSORS = ("model", "optimizer", "best", "average", "start", "seen")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class Position:
     """Where in the plan training stands, between two optimiser steps.
 
     ``step`` counts the steps done in this epoch, ``epoch`` the epochs done in this phase,
-    ``epochs_before`` those of earlier phases; ``records`` the lines of the run's log. ``leaders`` describe
-    the best validations of the phase. ``begun`` and ``ended``: whether the log holds the first and the last
-    record of a phase of gradient steps. ``adapted``: stages whose batch-norm statistics were re-estimated.
+    ``epochs_before`` those of earlier phases; ``records`` the lines of the run's log. ``loss_sum`` and
+    ``right`` are running sums over the epoch's steps: of their losses, and of items that were right, of
+    ``counted`` in all. ``leaders`` describe the best validations of the phase. ``begun`` and ``ended``:
+    whether the log holds the first and the last record of a phase of gradient steps. ``adapted``: stages
+    whose batch-norm statistics were re-estimated.
     """
 
     phase: int = 0
@@ -47,6 +49,8 @@ class Position:
     validated: bool = False
     ended: bool = False
     loss_sum: float = 0.0
+    right: float = 0.0
+    counted: int = 0
     leaders: list[dict[str, float]] = field(default_factory=list)
     waited: int = 0
     saves: int = 0
@@ -84,6 +88,7 @@ class Checkpoint:
     best: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
     start: dict[str, Tensor] = field(default_factory=dict)
+    seen: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,11 @@ class Checkpoints:
             raise RunError(f"{path}/state.json is damaged: its content does not match its digest.")
         if run != self.run:
             raise RunError(f"{path} belongs to another run ({run}).")
-        tensors = {name: self._read(path / f"{name}.safetensors", files) for name in TENSORS}
+        tensors = {
+            name: self._read(path / f"{name}.safetensors", files)
+            for name in TENSORS
+            if name != "seen" or "seen.safetensors" in files  # which older runs did not keep
+        }
         return Checkpoint(position, **tensors)
 
     def _read(self, file: Path, hashes: dict[str, Any]) -> dict[str, Tensor]:

@@ -574,5 +574,5 @@ def _carry_out(prepared: Prepared, run: Run, console: Console) -> Bundle:
 
     show_problems(console, prepared.splits.problems)
     show_plan(console, prepared.plan)
-    with showing(console) as show:
+    with showing(console, prepared.splits.task.score_name) as show:
         return drain(carry_out(prepared, run), show)

@@ -108,7 +108,7 @@ def range_test(
         loading = feed.train.batches([run.engine.share(batch) for batch in batches], plan.numerics.workers)
         for rate, batch, (tensors, targets, _) in zip(rates, batches, loading, strict=True):
             try:
-                loss, _ = stepper.step([i for i, _ in batch], tensors, targets, factor=float(rate) / top)
+                loss = stepper.step([i for i, _ in batch], tensors, targets, factor=float(rate) / top).loss
             except Diverged:
                 break
             losses.append(loss)

@@ -33,6 +33,14 @@ def mix_batch(pictures: Tensor, targets: Tensor, *, mixup: float, cutmix: float)
     return pictures, share * targets + (1 - share) * their_targets
 
 
+def main_labels(targets: Tensor, *, several: bool) -> Tensor:
+    """The labels of the larger part of each mixed item: of shares [B, C], int64 [B].
+
+    ``several``: of items with several labels, bool [B, C].
+    """
+    return targets >= 0.5 if several else targets.argmax(dim=-1)
+
+
 def _draw_beta(strength: float) -> float:
     """A share of Beta(strength, strength); NumPy and torch's own Beta would not follow the seed alike."""
     one, two = torch._standard_gamma(torch.full((2,), strength, dtype=torch.float64)).tolist()

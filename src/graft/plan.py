@@ -29,6 +29,7 @@ from graft.options import Frozen, Views
 from graft.recipe import COLUMNS, Recipe
 from graft.reuse.planning import Reuse, find_reuse, views_for
 from graft.schedule import count_warmup, steps_in_epoch
+from graft.small_batches import check_single_items
 from graft.steps import Calibrate, Select, Solve, Step, Train
 from graft.stochastic_depth import droppable
 from graft.strategies import Ask, entry_of, plan_steps, split_name
@@ -230,7 +231,7 @@ def make_plan(
     chose (None: the plain way).
 
     Raises:
-        RecipeError: as :func:`check`.
+        RecipeError: as :func:`check`; or batch-norms would meet one value a channel.
         DataError: fewer pictures to train or to validate on than processes.
     """
     check(recipe, backbone)
@@ -249,6 +250,8 @@ def make_plan(
                 f"{items} training items are too few for {numerics.processes} processes"
                 + (f" in batches of {step.batch_size}." if isinstance(step, Train) else ".")
             )
+        if isinstance(step, Train):
+            check_single_items(step, backbone, items=items, processes=numerics.processes)
         if isinstance(step, Train) and step.objective == "contrast":
             _check_contrast(splits.task, numerics.processes)
     if splits.val is not None and len(splits.val) < numerics.processes:

@@ -142,6 +142,8 @@ def held_out_logits(
     fold_of = assign_folds(targets, folds, seed=seed, groups=groups)
     held = torch.from_numpy(fold_of)
     found = [torch.full((len(targets), classes), torch.nan, dtype=torch.float64) for _ in views]
+    if not bool((held >= 0).any()):  # one item a class: no fold has anything in it
+        return held >= 0, found
     with _threads_for(views[0].numel() * classes):
         axes = Axes.of(views[0])
         solved = Regression(axes, truth, in_folds(fold_of)).solve(strength, FINE)

@@ -24,10 +24,13 @@ def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
-def showing(console: Console) -> Iterator[Callable[[Record], None]]:
-    """A function that shows records as a progress bar for each phase."""
+def showing(console: Console, score: str = "accuracy") -> Iterator[Callable[[Record], None]]:
+    """A function that shows records as a progress bar for each phase, and a line for each epoch.
+
+    ``score``: what the task's score is called.
+    """
     with _bars(console) as bars:
-        yield _Bars(bars).show
+        yield _Bars(bars, score).show
 
 
 @contextlib.contextmanager
@@ -60,10 +63,10 @@ def _bars(console: Console, *, transient: bool = False) -> Progress:
 
 
 class _Bars:
-    """One bar for each phase, told by records."""
+    """One bar for each phase, told by records; given the name of a ``score``, also a line an epoch."""
 
-    def __init__(self, bars: Progress) -> None:
-        self.bars = bars
+    def __init__(self, bars: Progress, score: str | None = None) -> None:
+        self.bars, self.score = bars, score
         self.task = bars.add_task("reading", total=None, state="", visible=False)
 
     def show(self, record: Record) -> None:
@@ -74,6 +77,10 @@ class _Bars:
             self.bars.update(self.task, total=record.total, completed=record.done)
         elif isinstance(record, records.Stepped):
             self.bars.update(self.task, advance=1)
+        elif isinstance(record, records.Validated) and record.train_loss is not None:
+            self.bars.update(self.task, state=_state(record))
+            if self.score:
+                self.bars.console.print(epoch_line(record, self.score), highlight=False)
         elif isinstance(record, records.Found):
             self.bars.console.print(f"[yellow]Doctor[/]  {record.id}: {escape(record.measured)}")
         elif isinstance(record, records.Finished):
@@ -81,6 +88,25 @@ class _Bars:
             self.bars.update(self.task, total=done)
         else:
             self.bars.update(self.task, state=_state(record))
+
+
+def epoch_line(record: records.Validated, score: str = "accuracy") -> str:
+    """What an epoch came to, in one line: loss and score while training, then on validation data."""
+    parts = [
+        f"{name} {', '.join(shown)}"
+        for name, loss, reached in (
+            ("training", record.train_loss, record.train_accuracy),
+            ("validation", record.loss, record.accuracy),
+        )
+        if (shown := _shown(loss, score, reached))
+    ]
+    best = " (best so far)" if record.best and record.accuracy is not None else ""
+    return f"Phase {record.phase + 1}, epoch {record.epoch}: {'; '.join(parts)}{best}"
+
+
+def _shown(loss: float | None, score: str, reached: float | None) -> list[str]:
+    shown = [] if loss is None else [f"loss {loss:.3f}"]
+    return [*shown, *([] if reached is None else [f"{score} {percent(reached)}"])]
 
 
 def _state(record: Record) -> str:

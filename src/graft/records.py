@@ -85,8 +85,11 @@ class Validated(Record):
     """The model met the validation data after ``epoch`` epochs (0: at the start of the phase).
 
     ``train_loss`` is the mean over the epoch's steps, None at epoch 0; ``loss`` and ``accuracy`` are
-    None without validation data. ``best``: these weights are the ones kept so far. ``rank``: how many
-    directions the features of validation items spread in (:func:`graft.metrics.effective_rank`).
+    None without validation data. ``train_accuracy`` is of the epoch's training items as the steps met
+    them, by the task's own score (:attr:`graft.task.Task.score_name`): augmented, with dropout, by weights
+    that move meanwhile. Mixed items count by the label of the larger share. None at epoch 0, and in a
+    contrastive phase, which has no head. ``best``: these weights are the ones kept so far. ``rank``: how
+    many directions the features of validation items spread in (:func:`graft.metrics.effective_rank`).
     """
 
     epoch: int
@@ -96,6 +99,7 @@ class Validated(Record):
     best: bool
     train_loss: float | None
     rank: float | None = None
+    train_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,23 @@ CYCLE_MOMENTUM = (0.95, 0.85)
 
 
 def steps_in_epoch(items: int, batch_size: int) -> int:
-    """Optimiser steps that see every item once."""
+    """Optimiser steps that see every item once.
+
+    A batch of one where larger ones were asked for, which only an odd number of items in batches of two
+    leaves over, is merged into another: batch-norm may have no statistics of one item.
+    """
+    if batch_size == 2:
+        return max(1, items // 2)
     return max(1, math.ceil(items / batch_size))
+
+
+def count_parts(share: int, batch_size: int, *, accumulate: int, processes: int) -> int:
+    """The parts that a process cuts its ``share`` of a batch into.
+
+    As many as asked, but fewer where one would hold a single item and the batch size leaves room for two.
+    """
+    fewest = min(2, batch_size // (accumulate * processes))
+    return min(accumulate, max(1, share // max(1, fewest)))
 
 
 def epoch_order(items: int, *, seed: int, epoch: int) -> list[int]:
@@ -35,7 +50,8 @@ def cut_batches(order: Sequence[T], batch_size: int) -> list[list[T]]:
     """``order`` in batches of nearly equal size.
 
     No small last batch is left over (20 items in batches of 8 become 7 + 7 + 6), so none is dropped
-    and none weighs more than its neighbours.
+    and none weighs more than its neighbours. None is of one item, unless ``batch_size`` is (or there is
+    no other item).
     """
     count = steps_in_epoch(len(order), batch_size)
     small, larger = divmod(len(order), count)

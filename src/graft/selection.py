@@ -70,14 +70,10 @@ def validate(run: State, phase: Phase, val: Inputs | States | None) -> Record:
         score = judged if by_loss or not math.isfinite(loss) else -accuracy
         entry = {"score": score, "loss": loss, "accuracy": accuracy, "epoch": float(epoch)}
         better = run.leaders.offer(entry, run.changing_values)
-    run.position = replace(
-        position,
-        epoch=epoch,
-        step=0,
-        loss_sum=0.0,
-        validated=True,
-        waited=0 if better else position.waited + 1,
-    )
+    train_accuracy = run.running_accuracy()
+    # Patience begins where the warm-up ends: before, the rate is lower than planned.
+    counts = not better and (epoch - 1) * phase.steps_per_epoch >= phase.warmup_steps
+    run.end_epoch(epoch=epoch, waited=position.waited + 1 if counts else 0)
     return records.Validated(
         phase=position.phase,
         epoch=epoch,
@@ -87,6 +83,7 @@ def validate(run: State, phase: Phase, val: Inputs | States | None) -> Record:
         best=better,
         train_loss=None if first or not position.step else position.loss_sum / position.step,
         rank=effective_rank(torch.cat(features).numpy()) if features else None,
+        train_accuracy=train_accuracy,
     )
 
 

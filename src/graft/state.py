@@ -6,6 +6,7 @@ consistent, so a checkpoint can be taken at any of them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,12 +60,30 @@ class Trained:
     calibrated: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What one step came to, over the whole batch.
+
+    ``loss``: its mean. ``idle``: stages that train and were given no gradient. ``right`` of ``counted``
+    items were decided as labelled; where the task's score is of all items together, ``rows`` instead:
+    logits float32 [B, C] and labels uint8 [B, C], on the CPU.
+    """
+
+    loss: float
+    idle: tuple[str, ...] = ()
+    right: float = 0.0
+    counted: int = 0
+    rows: tuple[Tensor, Tensor] | None = None
+
+
 @dataclass
 class State:
     """The state of training that moves; everything else about it is in the plan.
 
-    ``leaders``: the best weights of the phase. ``average``: the running average of its weights, on the
-    device. ``start``: the head and the statistics with which the body began to move.
+    ``leaders``: the best weights of the phase. ``seen``: logits and labels of the epoch's items so far,
+    where the task's score is of all of them together, one pair a step. ``average``: the running average of
+    the phase's weights, on the device. ``start``: the head and the statistics with which the body began
+    to move.
     """
 
     backbone: Backbone
@@ -78,6 +97,7 @@ class State:
     start: dict[str, Tensor] = field(default_factory=dict)
     optimizer_state: dict[str, Tensor] = field(default_factory=dict)
     optimizer: torch.optim.Optimizer | None = None
+    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.engine: Engine = start_engine(self.plan.numerics)
@@ -149,6 +169,33 @@ class State:
             self.optimizer_state = {}  # twice the size of what trained, for nobody
         self.position = self.position.next_phase()
 
+    def count_step(self, outcome: Outcome) -> None:
+        """Move the position past a step, with what it adds to the epoch's running sums."""
+        position = self.position
+        self.position = replace(
+            position,
+            step=position.step + 1,
+            loss_sum=position.loss_sum + outcome.loss,
+            right=position.right + outcome.right,
+            counted=position.counted + outcome.counted,
+        )
+        if outcome.rows is not None:
+            self.seen.append(outcome.rows)
+
+    def end_epoch(self, *, epoch: int, waited: int) -> None:
+        """Move the position to the end of ``epoch``, with running sums that begin anew."""
+        position = replace(self.position, epoch=epoch, validated=True, waited=waited)
+        self.position = replace(position, step=0, loss_sum=0.0, right=0.0, counted=0)
+        self.seen = []
+
+    def running_accuracy(self) -> float | None:
+        """The task's score of the epoch's training items as the steps met them; None before the first."""
+        if self.seen:
+            logits, labels = (torch.cat(rows) for rows in zip(*self.seen, strict=True))
+            score = float(self.splits.task.score(logits, labels))
+            return score if math.isfinite(score) else None
+        return self.position.right / self.position.counted if self.position.counted else None
+
     def keep_optimizer(self) -> None:
         """The optimiser's state, for the phases that follow."""
         assert self.optimizer is not None
@@ -201,6 +248,7 @@ class State:
                 self.leaders.tensors(),
                 copy_tensors(self.average),
                 self.start,
+                self._seen_tensors(),
             )
         )
         self.saved = time.monotonic()
@@ -243,7 +291,14 @@ class State:
         self.leaders.restore(found.position.leaders, found.best)
         self.average = {name: value.to(self.engine.device) for name, value in found.average.items()}
         self.start = found.start
+        self.seen = [(found.seen["logits"], found.seen["labels"])] if found.seen else []
         self.load_values(found.model)
+
+    def _seen_tensors(self) -> dict[str, Tensor]:
+        if not self.seen:
+            return {}
+        logits, labels = (torch.cat(rows) for rows in zip(*self.seen, strict=True))
+        return {"logits": logits, "labels": labels}
 
     def _frozen_digest(self) -> str:
         values = self.model.state_dict()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,12 +24,12 @@ from graft.contrast import contrast_losses
 from graft.data.balance import class_weights
 from graft.engine import seeded
 from graft.errors import Diverged
-from graft.mixing import mix_batch
+from graft.mixing import main_labels, mix_batch
 from graft.numerics import to_device
 from graft.plan import Phase
-from graft.schedule import cycle_momentum, rate_factor
+from graft.schedule import count_parts, cycle_momentum, rate_factor
 from graft.seeds import mix
-from graft.state import State
+from graft.state import Outcome, State
 from graft.steps import Train
 from graft.stochastic_depth import set_drop_path
 from graft.surgery import set_training_mode, undecayed
@@ -62,10 +62,8 @@ class Stepper:
 
     def step(
         self, batch: list[int], tensors: Tensor, targets: Tensor, *, factor: float | None = None
-    ) -> tuple[float, tuple[str, ...]]:
-        """One step on this process's part [B, …] of ``batch``.
-
-        Returns the whole batch's mean loss, and the stages that were given no gradient.
+    ) -> Outcome:
+        """One step on this process's part [B, …] of ``batch``, and what it came to.
 
         ``factor``: of the planned rates, in place of what the schedule says.
 
@@ -76,8 +74,8 @@ class Stepper:
         number = run.position.epoch * self.phase.steps_per_epoch + run.position.step
         self._set_rates(number, factor)
         with seeded(mix(run.plan.seed, run.position.phase, number, run.engine.rank), run.engine.device):
-            loss = self._backward(batch, tensors, targets)
-        self._refuse_nonfinite(loss, "loss", batch)
+            outcome = self._backward(batch, tensors, targets)
+        self._refuse_nonfinite(outcome.loss, "loss", batch)
         norms = self._gradient_norms()
         norm = math.hypot(*norms.values())
         self._refuse_nonfinite(norm, "gradient norm", batch)
@@ -89,7 +87,8 @@ class Stepper:
         self._pull()
         if train.ema:
             update_average(run.average, run.moving_values(), train.ema, number + 1)
-        return loss, tuple(stage for stage, own in norms.items() if own <= IDLE * norm)
+        idle = tuple(stage for stage, own in norms.items() if own <= IDLE * norm)
+        return replace(outcome, idle=idle)
 
     def _gradient_norms(self) -> dict[str, float]:
         """The length of each stage's gradient; one look at the device for all of them."""
@@ -117,39 +116,62 @@ class Stepper:
                 momentum = cycle_momentum(number, steps=steps, warmup=warmup)
                 group |= {"momentum": momentum} if "momentum" in group else {"betas": (momentum, 0.999)}
 
-    def _backward(self, batch: list[int], tensors: Tensor, targets: Tensor) -> float:
-        """Gradients of the whole batch's mean loss, in parts where so asked; the loss."""
+    def _backward(self, batch: list[int], tensors: Tensor, targets: Tensor) -> Outcome:
+        """Gradients of the whole batch's mean loss, in parts where so asked."""
         engine, train = self.run.engine, self.phase.train
         tensors, targets = to_device(tensors, engine.device), targets.to(engine.device)
         if train.mixup or train.cutmix:
             rows = self.run.splits.task.target_rows(targets)
             tensors, targets = mix_batch(tensors, rows, mixup=train.mixup, cutmix=train.cutmix)
-        total = torch.zeros((), device=engine.device)
-        parts = list(zip(tensors.chunk(train.accumulate), targets.chunk(train.accumulate), strict=True))
+        count = count_parts(
+            len(tensors), train.batch_size, accumulate=train.accumulate, processes=engine.processes
+        )
+        sums = torch.zeros(2, device=engine.device)  # of losses by the batch's size, and of what was right
+        logits: list[Tensor] = []
+        parts = list(zip(tensors.tensor_split(count), targets.tensor_split(count), strict=True))
         for number, (inputs, truth) in enumerate(parts, start=1):
             inputs = to_device(inputs, engine.device)  # mixing, or a cut, may have changed the layout
             with engine.gather_only_if(number == len(parts), self.network):
-                losses = self._losses(inputs, truth)
+                losses, given = self._losses(inputs, truth)
                 # DDP averages gradients over processes; this makes them those of the whole batch.
                 share = losses.sum() / len(batch)
                 engine.accelerator.backward(share * engine.processes)
-                total += share.detach()
-        return float(engine.total(total))
+                sums[0] += share.detach()
+            if given is not None:
+                logits.append(given.detach().float())
+        if not logits:
+            return Outcome(float(engine.total(sums)[0]))
+        return self._outcome(len(batch), sums, torch.cat(logits), targets)
 
-    def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each item [B]."""
+    def _outcome(self, items: int, sums: Tensor, logits: Tensor, targets: Tensor) -> Outcome:
+        """What a batch of ``items`` came to, with one look at the device for all of it."""
+        engine, task = self.run.engine, self.run.splits.task
+        labels = targets
+        if targets.is_floating_point():
+            labels = main_labels(targets, several=task.multi_label)
+        if task.multi_label:
+            pair = (logits.cpu(), labels.to(torch.uint8).cpu())
+            rows = (engine.gather_rows(pair[0], items), engine.gather_rows(pair[1], items))
+            return Outcome(float(engine.total(sums)[0]), rows=rows)
+        sums[1] += (logits.argmax(dim=-1) == labels).sum()
+        loss, right = engine.total(sums).tolist()
+        return Outcome(loss, right=right, counted=items)
+
+    def _losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The loss of each item [B], and its logits [B, C] where there is a head."""
         train = self.phase.train
         with self.run.engine.autocast():
             outputs = self.network(inputs)
         if train.objective == "contrast":
-            return contrast_losses(outputs, targets)
-        return self.run.splits.task.losses(
+            return contrast_losses(outputs, targets), None
+        losses = self.run.splits.task.losses(
             outputs,
             targets,
             smoothing=train.label_smoothing,
             weights=self.weights,
             gamma=train.focal,
         )
+        return losses, outputs
 
     @torch.no_grad()
     def _pull(self) -> None:

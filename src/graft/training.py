@@ -154,12 +154,12 @@ def _epoch(run: State, phase: Phase, stepper: Stepper, feed: Feed) -> Iterator[R
     set_modes(run, train)
     loading = _saved_when_lost(run, feed.train.batches(mine, run.plan.numerics.workers))
     for batch, (tensors, targets, _) in zip(batches, loading, strict=True):
-        loss, idle = stepper.step([item for item, _ in batch], tensors, targets)
+        outcome = stepper.step([item for item, _ in batch], tensors, targets)
         position = run.position
-        run.position = replace(position, step=position.step + 1, loss_sum=position.loss_sum + loss)
+        run.count_step(outcome)
         step = position.epoch * phase.steps_per_epoch + position.step + 1
         rate = stepper.optimizer.param_groups[-1]["lr"]
-        yield records.Stepped(position.phase, position.epoch + 1, step, loss, rate, idle)
+        yield records.Stepped(position.phase, position.epoch + 1, step, outcome.loss, rate, outcome.idle)
         run.save_if_due()  # now that the record is told, and counted
 
 

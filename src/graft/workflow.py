@@ -69,7 +69,7 @@ def train(
     console = _console(quiet)
     with reading(console) as told:
         prepared = prepare(recipe, backbone=own, data=data, progress=told)
-    with showing(console) as show:
+    with showing(console, prepared.splits.task.score_name) as show:
         return drain(carry_out(prepared, run), show)
 
 
@@ -95,7 +95,7 @@ def resume(
         trunk = backbone.trunk if backbone is not None else None
         return load_bundle(run.bundle, factory=None if trunk is None else lambda: copy.deepcopy(trunk))
     prepared = prepare_again(run, backbone=backbone, data=data, workers=workers)
-    with showing(_console(quiet)) as show:
+    with showing(_console(quiet), prepared.splits.task.score_name) as show:
         return drain(carry_out(prepared, run), show)
 
 

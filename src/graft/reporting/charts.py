@@ -48,6 +48,7 @@ class Epoch(NamedTuple):
     train_loss: float | None
     loss: float | None
     accuracy: float | None
+    train_accuracy: float | None = None
 
 
 class Bar(NamedTuple):
@@ -98,7 +99,7 @@ def curves(
     borders: Mapping[str, int] | None = None,
     score: str = "accuracy",
 ) -> Figure:
-    """Training and validation loss (left) and validation score (right) over the steps of a run.
+    """Loss (left) and score (right), of training and validation, over the steps of a run.
 
     ``losses``: (step, loss) of batches. ``borders``: the step at which each phase begins.
     """
@@ -108,9 +109,10 @@ def curves(
         left.plot(steps, values, color=COLOURS[0], alpha=0.3, linewidth=0.8, label="each batch")
     _line(left, epochs, "train_loss", "training, mean of an epoch", COLOURS[0])
     _line(left, epochs, "loss", "validation", COLOURS[1])
-    _line(right, epochs, "accuracy", f"validation {score}", COLOURS[1])
+    _line(right, epochs, "train_accuracy", "training, while it goes on", COLOURS[0])
+    _line(right, epochs, "accuracy", "validation", COLOURS[1])
     left.set_title("Loss, in nats")
-    right.set_title(f"Validation {score}")
+    right.set_title(score[0].upper() + score[1:])
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
     right.set_ylim(top=min(1.005, right.get_ylim()[1]))
     for axes in (left, right):
@@ -118,8 +120,9 @@ def curves(
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for step in list((borders or {}).values())[1:]:
             axes.axvline(step, color=FAINT, linewidth=0.8, linestyle=":")
-    if left.get_legend_handles_labels()[0]:
-        left.legend(fontsize=8)
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
     _limit_losses(left, losses, epochs)
     return figure
 

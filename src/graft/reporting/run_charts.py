@@ -40,10 +40,11 @@ def course_charts(story: Story) -> Iterator[Drawn]:
         "Training and validation",
         charts.curves(losses, epochs, borders_of(story.plan), score),
         "A dotted line is where a phase begins. Where training goes on falling and validation rises, the "
-        "network learns its items by heart.",
-        ("step", "batch loss", "train loss", "validation loss", score),
+        "network learns its items by heart. Training figures are those of the epoch's batches as they were "
+        "trained on: augmented, with dropout, by weights that move meanwhile.",
+        ("step", "batch loss", "train loss", "validation loss", f"validation {score}", f"train {score}"),
         [
-            *((step, loss, None, None, None) for step, loss in losses),
+            *((step, loss, None, None, None, None) for step, loss in losses),
             *((each.step, None, *each[1:]) for each in epochs),
         ],
     )

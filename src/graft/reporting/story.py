@@ -160,6 +160,7 @@ def epochs_of(story: Story) -> list[Epoch]:
             record["train_loss"],
             record["loss"],
             record["accuracy"],
+            record.get("train_accuracy"),  # which runs of older versions did not log
         )
         for record in story.log
         if record["record"] == "validated"
