@@ -80,7 +80,8 @@ def test_every_key_that_is_listed_can_be_set() -> None:
     [
         ("train.learning_rate=1e-4", "Did you mean 'train.lr'"),
         ("train.bs=8", "Did you mean 'train.batch_size'"),
-        ("phase.2.lr=1e-4", "set train.lr"),
+        ("phase.2.learning_rate=1e-4", "Did you mean 'phase.2.lr'"),
+        ("phase.2.precision=bf16", "set train.precision"),
         ("phase.2.batchsize=8", "Did you mean 'phase.2.batch_size'"),
     ],
 )

@@ -85,8 +85,12 @@ class DataSettings(Frozen):
         return self
 
 
-class TrainSettings(PhaseOptions):
-    """How phases of gradient steps run: options of every phase, and rates."""
+RATES = ("lr", "head_lr", "lowest_lr", "layer_decay", "rates")
+"""Settings that say peak rates, of every phase or of one."""
+
+
+class RateSettings(PhaseOptions):
+    """Options of phases, and their peak rates."""
 
     lr: float | None = Field(default=None, gt=0.0)
     """Peak learning rate of the topmost stage that trains."""
@@ -99,6 +103,21 @@ class TrainSettings(PhaseOptions):
     rates: dict[str, Annotated[float, Field(gt=0.0)]] | None = None
     """Peak rates by stage, in place of the four above: {"head": 1e-3, "layer4": 1e-4, "stem": 1e-5}; names
     may be patterns, as layer[1-3]."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_rates(self) -> Self:
+        if self.rates is not None:
+            beside = [name for name in RATES[:-1] if getattr(self, name)]
+            if beside:
+                raise ValueError(f"rates names every rate; leave out {', '.join(beside)} beside it")
+        if self.lowest_lr is not None and self.layer_decay is not None:
+            raise ValueError("give lowest_lr or layer_decay: each fixes all rates")
+        return self
+
+
+class TrainSettings(RateSettings):
+    """How phases of gradient steps run: options of every phase, and rates."""
+
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of training steps; auto takes bf16 where the machine computes it natively."""
     gradient_checkpointing: bool = False
@@ -106,18 +125,8 @@ class TrainSettings(PhaseOptions):
     workers: int | None = Field(default=None, ge=0, le=64)
     """Processes that decode pictures; 0 decodes in the training process."""
 
-    @model_validator(mode="after")
-    def _one_way_to_say_rates(self) -> Self:
-        if self.rates is not None:
-            beside = [name for name in ("lr", "head_lr", "lowest_lr", "layer_decay") if getattr(self, name)]
-            if beside:
-                raise ValueError(f"train.rates names every rate; leave out {', '.join(beside)} beside it")
-        if self.lowest_lr is not None and self.layer_decay is not None:
-            raise ValueError("give train.lowest_lr or train.layer_decay: each fixes all rates")
-        return self
 
-
-class PhaseSettings(PhaseOptions):
+class PhaseSettings(RateSettings):
     """What one phase does otherwise than the others."""
 
     epochs: int | None = Field(default=None, ge=1)
@@ -391,7 +400,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "value_error":  # one of ours
         message = str(problem["ctx"]["error"])
         if isinstance(problem["input"], dict):  # of several settings together, which it names
-            return f"{message}."
+            return f"{message}." if message.startswith(f"{key}.") else f"{key}: {message}."
     else:
         message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key} = {problem['input']!r}: {message}."

@@ -20,6 +20,7 @@ from graft.schedule import count_warmup, parse_warmup, steps_in_epoch
 from graft.steps import Calibrate, Select, Solve, Step, Train, stages_with
 from graft.strategies import auto, named, thawing
 from graft.strategies.asking import Ask, Trying
+from graft.strategies.by_phase import with_own_rates
 
 __all__ = [
     "Ask",
@@ -99,8 +100,13 @@ def plan_steps(ask: Ask) -> tuple[Step, ...]:
         )
     if recipe.thaw is not None and name != "gradual":
         raise RecipeError(f"thaw is a table for the strategy gradual; the strategy here is {name}.")
-    steps = _with_contrast(ask, _STRATEGIES[name].strategy(ask, parameter))
+
+    def build(asked: Ask) -> tuple[Step, ...]:
+        return _with_contrast(asked, _STRATEGIES[name].strategy(asked, parameter))
+
+    steps = build(ask)
     _check_numbers(ask, steps)
+    steps = with_own_rates(ask, steps, build)
     steps = tuple(
         _with_options(ask, step, number) if isinstance(step, Train) else step
         for number, step in enumerate(steps, start=1)

@@ -51,7 +51,7 @@ class Ask:
     ``validates``: whether there is validation data. ``evidence``: what was measured on the data, where
     the strategy decides by it. ``items``: how many there are to train on; None where a recipe is checked
     before any data is read, and ``steps_per_epoch`` then stands for nothing.
-    ``adapted``: the stages with adapters.
+    ``adapted``: the stages with adapters. ``rates_of``: the key that the recipe's rates come from.
     """
 
     recipe: Recipe
@@ -64,6 +64,7 @@ class Ask:
     takes_text: bool = False
     multi_label: bool = False
     adapted: tuple[str, ...] = ()
+    rates_of: str = "train"
 
     @property
     def body_rate(self) -> float:
@@ -120,7 +121,7 @@ class Ask:
 
     def head_phase(self, rate: float, *, epochs: int, name: str = "head", **options: Any) -> Train:
         """The head trained alone, by steps."""
-        rates = Rates(head=self.recipe.train.head_lr or self._table(()).get("head") or rate)
+        rates = Rates(head=self.recipe.train.head_lr or self.table(()).get("head") or rate)
         return self._phase(name, rates, epochs, options)
 
     def contrast_phase(self) -> Train:
@@ -164,12 +165,38 @@ class Ask:
             self.require_stage(part, where)
         return tuple(name for name in self.stages if any(fnmatchcase(name, part) for part in wanted))
 
+    def table(self, stages: Sequence[str]) -> dict[str, float]:
+        """The recipe's own rates of ``stages`` and the head, each named exactly once.
+
+        Raises:
+            RecipeError: a stage that is left out, named twice, or is none.
+        """
+        table = self.recipe.train.rates or {}
+        for pattern in table:
+            if pattern != "head":
+                self.require_stage(pattern, f"{self.rates_of}.rates")
+        found = {"head": table["head"]} if "head" in table else {}
+        for stage in stages if table else ():
+            fitting = [pattern for pattern in table if pattern != "head" and fnmatchcase(stage, pattern)]
+            if not fitting:
+                raise RecipeError(
+                    f"{self.rates_of}.rates: the stage {stage!r} trains, but no entry covers it."
+                )
+            if len(fitting) > 1:
+                both = " and ".join(map(repr, fitting))
+                raise RecipeError(
+                    f"{self.rates_of}.rates: the entries {both} overlap: both cover the stage {stage!r}."
+                )
+            found[stage] = table[fitting[0]]
+        return found
+
     def refuse_beside(self, strategy: str, *settings: str) -> None:
         """Raises RecipeError where a setting of train says what the strategy's parameter says."""
         for name in settings:
             if getattr(self.recipe.train, name) is not None:
                 raise RecipeError(
-                    f"{strategy} and train.{name} both say the rates of stages; leave one of them out."
+                    f"{strategy} and {self.rates_of}.{name} both say the rates of stages; leave one of "
+                    "them out."
                 )
 
     def require_stage(self, pattern: str, where: str) -> None:
@@ -189,7 +216,7 @@ class Ask:
 
     def _rates(self, planned: Mapping[str, float], head: float | None, solved: bool) -> Rates:
         wish, stages = self.recipe.train, list(planned)
-        table = self._table(stages)
+        table = self.table(stages)
         if table:
             moving = {stage: table[stage] for stage in stages}
         else:
@@ -208,25 +235,6 @@ class Ask:
         if wish.layer_decay is not None:
             lowest = rates[-1] * wish.layer_decay ** (len(rates) - 1)
         return rates if lowest is None else geometric_rates(lowest, rates[-1], len(rates))
-
-    def _table(self, stages: Sequence[str]) -> dict[str, float]:
-        """The recipe's own rates of ``stages`` and the head, each named exactly once."""
-        table = self.recipe.train.rates or {}
-        for pattern in table:
-            if pattern != "head":
-                self.require_stage(pattern, "train.rates")
-        found = {"head": table["head"]} if "head" in table else {}
-        for stage in stages if table else ():
-            fitting = [pattern for pattern in table if pattern != "head" and fnmatchcase(stage, pattern)]
-            if not fitting:
-                raise RecipeError(f"train.rates: the stage {stage!r} trains, but no entry covers it.")
-            if len(fitting) > 1:
-                both = " and ".join(map(repr, fitting))
-                raise RecipeError(
-                    f"train.rates: the entries {both} overlap: both cover the stage {stage!r}."
-                )
-            found[stage] = table[fitting[0]]
-        return found
 
 
 def flat(stages: Sequence[str], rate: float) -> dict[str, float]:
