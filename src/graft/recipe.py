@@ -11,9 +11,9 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from graft.errors import RecipeError, suggest
 from graft.files import is_there
@@ -26,11 +26,29 @@ COLUMNS = ("image", "label", "separator", "text")
 """Settings of data that say how a table is read; the split's column is of the training's table alone."""
 
 
+def _as_written(value: Any) -> Any:
+    """A folder's name that was read as a number, as 2019, as text again."""
+    return str(value) if isinstance(value, int | float) else value
+
+
+_Name: TypeAlias = Annotated[str, BeforeValidator(_as_written), Field(min_length=1)]
+PartNames: TypeAlias = _Name | Annotated[tuple[_Name, ...], Field(min_length=1)] | None
+"""One folder or table, or several; None: as names say."""
+
+
 class DataSettings(Frozen):
     """Where the labelled data is and how it is read."""
 
     path: str = ""
     """A folder of class folders (split into train/val/test or not), or a CSV, JSONL or Parquet table."""
+    train: PartNames = None
+    """Folder or table to train on, or several, where names do not say it: ["fold1", "fold2"]; relative to
+    the data's folder or the working folder. A dot: the folders of the data are classes, whatever they are
+    called."""
+    val: PartNames = None
+    """Folder or table to validate on, which may lie anywhere, or several."""
+    test: PartNames = None
+    """Folder or table to measure the finished model on, or several."""
     validation: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = 0.2
     """Share of the training items set aside for validation where the data brings none; 0: none at all;
     auto: what gives the median class 30 items, none where that is more than a fifth (as strategy auto)."""

@@ -205,7 +205,7 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 def test_folder_of_other_things_says_what_there_is(tmp_path: Path) -> None:
     write_tree(tmp_path, {"crow/a.heic": b"x", "owl/b.heic": b"x"})
-    with pytest.raises(DataError, match=r"no pictures(.|\n)*not-a-picture(.|\n)*crow/a\.heic"):
+    with pytest.raises(DataError, match=r"no pictures(.|\n)*format(.|\n)*crow/a\.heic"):
         list_folder(tmp_path)
 
 
@@ -220,5 +220,5 @@ def test_pictures_without_class_folders(tmp_path: Path) -> None:
 
 def test_two_folders_for_one_split(tmp_path: Path) -> None:
     write_tree(tmp_path, {f"{part}/crow/a.png": 1 for part in ("train", "val", "valid")})
-    with pytest.raises(DataError, match="two folders for the split val: 'val' and 'valid'"):
+    with pytest.raises(DataError, match=r"2 parts that are called as val: val, valid.*--set data.val=val"):
         list_folder(tmp_path)

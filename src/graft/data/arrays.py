@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from graft.data.items import (
-    SPLIT_NAMES,
     Listing,
     Modality,
     Row,
@@ -44,6 +43,7 @@ from graft.data.labels import (
     read_label,
     write_whole,
 )
+from graft.data.parts import NAMES, part_of
 from graft.errors import DataError, quote, quote_some, suggest
 from graft.recipe import DataSettings
 
@@ -113,11 +113,9 @@ def text_row(text: Any, number: int) -> Row:
 
 
 def _split(name: Any) -> str:
-    known = SPLIT_NAMES.get(str(name).casefold())
+    known = part_of(str(name))
     if known is None:
-        raise DataError(
-            f"{quote(name)} is no split; train, val and test are.{suggest(str(name), SPLIT_NAMES)}"
-        )
+        raise DataError(f"{quote(name)} is no split; train, val and test are.{suggest(str(name), NAMES)}")
     return known
 
 

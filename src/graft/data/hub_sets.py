@@ -29,7 +29,8 @@ from urllib.parse import urlparse
 
 from graft.backbones.hub import PROBE_SECONDS, is_switched_off
 from graft.data.columns import Columns, find_columns
-from graft.data.items import SPLIT_NAMES, Listing, Modality, Notes, display, label_name
+from graft.data.items import Listing, Modality, Notes, display, label_name
+from graft.data.parts import part_of
 from graft.data.raw_table import Record
 from graft.data.table import list_records
 from graft.errors import DataError, quote, quote_some
@@ -220,7 +221,7 @@ def _choose_parts(
     parts: dict[str, Any] = {}
     chosen: dict[str, str] = {}
     for title, part in found.items():
-        split = SPLIT_NAMES.get(title.casefold())
+        split = part_of(title)
         if split is None:
             notes.add("other-split", display(title))
         elif split in chosen:
@@ -244,7 +245,7 @@ def _says_splits(part: Any, column: str) -> bool:
     if _type_of(part, column) not in ("string", "large_string"):
         return False
     values = part.unique(column)
-    return bool(values) and all(value and value.strip().casefold() in SPLIT_NAMES for value in values)
+    return bool(values) and all(value and part_of(value) for value in values)
 
 
 def _find_columns(where: Path, parts: Mapping[str, Any], settings: DataSettings) -> Columns:
@@ -341,6 +342,6 @@ def _named_classes(parts: Mapping[str, Any], columns: Columns) -> list[str]:
     return [
         label_name(name)
         for title, part in parts.items()
-        if title == "" or SPLIT_NAMES[title.casefold()] == "train"
+        if title == "" or part_of(title) == "train"
         for name in _label_names(part, columns) or ()
     ]

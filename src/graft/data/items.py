@@ -39,17 +39,6 @@ Index: TypeAlias = int | tuple[int, int]
 """An item's number (as it is), or a pair (item's number, view's number) (a random view)."""
 
 SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""What people call the three splits, in lower case, and which one they mean."""
 
 REPLACED = "\ufffd"  # what stands where bytes, or halves of characters, were no text
 _HALVES = re.compile("[\ud800-\udfff]")

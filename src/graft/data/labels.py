@@ -257,6 +257,26 @@ def alike_kinds(parts: Mapping[str, Listing]) -> dict[str, Listing]:
     }
 
 
+def join_listings(listings: Sequence[Listing], where: str) -> Listing:
+    """All rows as one listing of ``where``; what several say alike is said once.
+
+    Raises:
+        DataError: some have one label for each item, others any number.
+    """
+    parts = alike_kinds({str(number): listing for number, listing in enumerate(listings)}).values()
+    kinds = {part.kind for part in parts} or {"single-label"}
+    if len(kinds) > 1:
+        raise DataError(f"Some parts of {where} have one label for each item, others any number.")
+    problems = {str(problem): problem for part in parts for problem in part.problems}
+    return Listing(
+        tuple(row for part in parts for row in part.rows),
+        tuple(problems.values()),
+        tuple(dict.fromkeys(name for part in parts for name in part.classes)),
+        kinds.pop(),
+        next((part.columns for part in parts), ()),
+    )
+
+
 def find_alike(labels: Iterable[str]) -> tuple[Problem, ...]:
     """The problem that labels differ in capitals or blanks alone, or nothing."""
     groups: dict[str, list[str]] = defaultdict(list)

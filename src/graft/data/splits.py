@@ -18,9 +18,9 @@ import numpy as np
 
 from graft.data.arrays import list_arrays
 from graft.data.duplicates import find_contradictions, find_leaks
-from graft.data.folder import list_folder
 from graft.data.hub_sets import PREFIX, list_hub
 from graft.data.items import (
+    SPLITS,
     Items,
     Listing,
     Modality,
@@ -34,11 +34,11 @@ from graft.data.items import (
     order_labels,
     show,
 )
+from graft.data.junk import is_junk
 from graft.data.labels import find_alike, write_as_known
 from graft.data.oddities import list_oddities, settle_range
+from graft.data.paths import list_path
 from graft.data.scan import Progress, Scanned, max_pixels_of, scan_rows, set_aside
-from graft.data.table import list_table, list_tables
-from graft.data.tabular import TABLES
 from graft.data.validation import share_by_size, split_off
 from graft.errors import DataError, quote, quote_some, shorten, suggest
 from graft.files import is_there
@@ -143,21 +143,22 @@ def _list_labelled(
     columns: tuple[str, ...] = (),
 ) -> Listing:
     if not isinstance(data, str | Path):
+        _check_no_parts(settings)
         return list_arrays(data, modality, settings)
     if isinstance(data, str) and data.startswith(PREFIX) and not is_there(Path(data)):
+        _check_no_parts(settings)
         return list_hub(data, settings, modality)
     path = Path(data)
     if not str(data) or not is_there(path):
         raise not_there(path, str(data))
-    if path.is_dir():
-        text = modality == "text"
-        return list_tables(path, settings, columns) if text else list_folder(path, needs=needs)
-    if path.is_file() and path.suffix.lower() in TABLES:
-        return list_table(path, settings, modality, columns)
-    raise DataError(
-        f"{display(str(path))} is neither a folder nor a table that graft reads; expected a folder "
-        f"of class folders, or a file ending in {', '.join(TABLES)}."
-    )
+    return list_path(path, settings, needs, modality, columns)
+
+
+def _check_no_parts(settings: DataSettings) -> None:
+    """Raises DataError where settings name parts of data that has no folders or tables."""
+    for part in SPLITS:
+        if getattr(settings, part) is not None:
+            raise DataError(f"data.{part}: of folders and tables alone; leave it out.")
 
 
 def not_there(path: Path, text: str) -> DataError:
@@ -295,7 +296,7 @@ def _are_classes(data: Data, task: Task) -> bool:
     """Whether a folder's folders are named by classes of the task, even if like splits."""
     if not isinstance(data, str | Path) or not Path(data).is_dir():
         return False
-    names = [path.name for path in Path(data).iterdir() if path.is_dir() and path.name[0] != "."]
+    names = [path.name for path in Path(data).iterdir() if path.is_dir() and not is_junk(path.name)]
     return bool(names) and set(names) <= set(task.labels)
 
 
@@ -307,9 +308,10 @@ def _held_out(listing: Listing, data: Data) -> Listing:
         if counts[split]:
             return listing.only(split)
     where = display(str(data)) if isinstance(data, str | Path) else "The data"
+    left = show([str(problem) for problem in listing.problems])
     raise DataError(
         f"{where} has a train split only; to evaluate, name a folder of class folders, a table "
-        "without a split column, or data with a test split."
+        f"without a split column, or data with a test split.{left}"
     )
 
 

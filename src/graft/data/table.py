@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from graft.data.columns import Columns, find_columns, find_texts, with_pictures, with_usual
 from graft.data.items import (
     REPLACED,
-    SPLIT_NAMES,
     Listing,
     Modality,
     Notes,
@@ -40,13 +39,13 @@ from graft.data.items import (
 )
 from graft.data.labels import (
     ONE_HOT,
-    alike_kinds,
     check_numbers,
     is_missing,
     is_one_hot,
     read_label,
     write_whole,
 )
+from graft.data.parts import NAMES, part_of
 from graft.data.raw_table import Record
 from graft.data.tabular import TABLES, read_cells, read_lines
 from graft.errors import DataError, quote, suggest
@@ -150,49 +149,6 @@ def _joined(classes: Collection[str]) -> Iterator[str]:
     for name in classes:
         if any(sign in name and {each.strip() for each in name.split(sign)} <= known for sign in "|;,"):
             yield name
-
-
-def list_tables(folder: Path, settings: DataSettings, usual: tuple[str, ...] = ()) -> Listing:
-    """The texts of a folder's tables that are called as splits: train.csv, dev.csv, test.csv.
-
-    ``usual`` as of :func:`list_table`.
-
-    Raises:
-        DataError: there is none for training, two for one split, or as :func:`list_table`.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        split = SPLIT_NAMES.get(path.stem.casefold())
-        if split is None or path.suffix.lower() not in TABLES:
-            continue
-        if split in found:
-            raise DataError(
-                f"{found[split].name} and {path.name} in {folder} are both of the split {split}."
-            )
-        found[split] = path
-    if not found:
-        raise DataError(
-            f"{folder} has no table of texts that is called as a split, as train.csv is. Expected: a "
-            f"folder with such tables ({', '.join(TABLES)}), or one table by its path. If it holds "
-            "pictures, take a backbone that sees: without --backbone it is the one that ships with graft."
-        )
-    classes_given = settings.model_copy(update={"task": "classes"})  # of few items, numbers say little
-    listings = {
-        split: list_table(path, settings if split == "train" else classes_given, "text", usual)
-        for split, path in found.items()
-    }
-    listings = alike_kinds(listings)
-    kinds = {listing.kind for listing in listings.values()}
-    if len(kinds) > 1:
-        raise DataError(f"Some tables of {folder} have one label for each text, others any number.")
-    problems: dict[str, Problem] = {}  # what all tables say alike is said once
-    rows = []
-    for split, listing in listings.items():
-        rows += [replace(row, split=split, id=f"{found[split].name}, {row.id}") for row in listing.rows]
-        problems |= {str(problem): problem for problem in listing.problems}
-    classes = dict.fromkeys(name for listing in listings.values() for name in listing.classes)
-    taken = next(iter(listings.values())).columns
-    return Listing(tuple(rows), tuple(problems.values()), tuple(classes), kinds.pop(), taken)
 
 
 def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) -> Listing:
@@ -323,9 +279,9 @@ def _is_one(value: Any, name: str) -> bool:
 
 
 def _split(value: Any, name: str) -> str:
-    known = SPLIT_NAMES.get(value.strip().casefold()) if isinstance(value, str) else None
+    known = part_of(value) if isinstance(value, str) else None
     if known is None:
-        near = suggest(str(value), SPLIT_NAMES)
+        near = suggest(str(value), NAMES)
         raise ValueError(f"{name} is {quote(value)}; train, val or test was expected.{near}")
     return known
 
