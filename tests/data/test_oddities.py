@@ -109,6 +109,17 @@ def test_other_kinds_of_pixels_leave_the_range_as_it_is() -> None:
     assert agreed_full([]) is agreed_full([Depth(7, 7, 65535.0)]) is None
 
 
+@pytest.mark.parametrize("high", [255, 4095])
+def test_colours_of_16_bits_in_tiffs_agree_as_grey_does(tmp_path: Path, high: int) -> None:
+    for number, label in enumerate("abab"):
+        (tmp_path / label).mkdir(exist_ok=True)
+        values = np.dstack([RAMP * (high // 63)] * 3).astype(np.uint16)
+        values[0, 0, 0], values[7, 7] = number, high
+        tifffile.imwrite(tmp_path / label / f"{number}.tif", values, photometric="rgb")
+    splits = read(tmp_path)
+    assert (splits.train.max_value, splits.problems) == (high, ())
+
+
 def test_pictures_are_read_by_what_they_agree_on_once_it_is_known(tmp_path: Path) -> None:
     """By depth they would all be black, and so of a single value."""
     folder = write(tmp_path, [255, 250, 245, 240])

@@ -295,9 +295,11 @@ def _tiff_levels(data: bytes, how: _How) -> Levels:
     refused, named = None, read_pages(data).channels
     if not named and how.channels in (1, 3) and how.max_value is None:
         try:
-            return _pillow_levels(data, how)
+            levels, depth = _pillow_levels(data, how)
         except NotPillows as error:
             refused = error
+        else:  # with a value for full, all bits are read
+            return Levels(levels, None if depth is None else depth._replace(fixed=False))
     try:
         found = read_tiff(
             data, max_pixels=how.max_pixels, channels=how.channels, max_value=how.max_value, named=named

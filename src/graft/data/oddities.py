@@ -27,13 +27,17 @@ def settle_range(scanned: Sequence[Scanned], settings: DataSettings) -> tuple[li
     """
     if settings.max_value != "auto":
         return list(scanned), settings
-    full = agreed_full([each.facts.depth for each in scanned if each.facts.depth is not None])
-    settled = settings.model_copy(update={"max_value": full})
+    deep = [each for each in scanned if each.facts.depth is not None]
+    full = agreed_full([each.facts.depth for each in deep if each.facts.depth is not None])
+    by_depth = settings.model_copy(update={"max_value": None})
     if full is None:
-        return list(scanned), settled
-    deep = [each.row for each in scanned if each.facts.depth is not None]
-    again = iter(scan_rows(deep, settled))
-    return [each if each.facts.depth is None else next(again) for each in scanned], settled
+        return list(scanned), by_depth
+    settled = settings.model_copy(update={"max_value": full})
+    again = scan_rows([each.row for each in deep], settled)
+    if any(each.fault for each in again):  # tifffile lacks a compression that Pillow has
+        return list(scanned), by_depth
+    read = iter(again)
+    return [each if each.facts.depth is None else next(read) for each in scanned], settled
 
 
 def agreed_full(depths: Sequence[Depth]) -> float | None:
