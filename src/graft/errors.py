@@ -97,7 +97,7 @@ def suggest(wrong: str, known: Iterable[str], *, most: int = 3) -> str:
     near = difflib.get_close_matches(wrong, list(known), n=most, cutoff=0.6)
     if not near:
         return ""
-    return f" Did you mean {' or '.join(repr(name) for name in near)}?"
+    return f" Did you mean {' or '.join(map(quote, near))}?"
 
 
 def quote(value: Any) -> str:

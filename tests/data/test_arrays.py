@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from odd_pictures import colours, write_tree
@@ -141,3 +142,82 @@ def test_a_column_without_ones_is_an_empty_class() -> None:
 def test_faulty_arrays_of_several_labels(data, words: str) -> None:
     with pytest.raises(DataError, match=words):
         read_splits(data)
+
+
+# --- data frames, and what is missing ---------------------------------------------------------
+
+TEXTS = [f"text {number}" for number in range(12)]
+NAMES = ["good", "bad"] * 6
+CAREFUL = DataSettings(validation=0, bad_share=0.2)
+
+
+def without(values, place: int = 3) -> list:
+    return [None if number == place else value for number, value in enumerate(values)]
+
+
+@pytest.mark.odd_input("Cells and labels")
+def test_missing_values_of_frames() -> None:
+    """Missing labels in memory (None, NaN, NaT, pandas' NA, in columns of any type): exit 2 with the items;
+    whole numbers beside them stay 0 and 1. A missing text or picture is an unreadable item."""
+    for kind in ("string", "object", "category", "Int64", "boolean", "Float64", "float64"):
+        values = NAMES if kind in ("string", "object", "category") else [0, 1] * 6
+        values = [bool(each) for each in values] if kind == "boolean" else values
+        whole = read_splits((TEXTS, pd.Series(values, dtype=kind)), WHOLE, modality="text")
+        assert whole.task.labels in {("bad", "good"), ("0", "1"), ("False", "True")}
+        with pytest.raises(DataError, match=r"1 labels cannot be used:\n  item 3: label is empty$"):
+            read_splits((TEXTS, pd.Series(without(values), dtype=kind)), WHOLE, modality="text")
+    with pytest.raises(DataError, match="item 0: label is .*text or a number was expected"):
+        read_splits((TEXTS, pd.Series(pd.date_range("2020-01-01", periods=12))), WHOLE, modality="text")
+    for texts in (without(TEXTS), pd.Series(without(TEXTS), dtype="string"), without(TEXTS, 3)[:]):
+        splits = read_splits((texts, NAMES), CAREFUL, modality="text")
+        assert len(splits.train) == 11
+        assert splits.problems[0].examples == ("item 3: it is empty",)
+    splits = read_splits((without(PICTURES), LABELS), CAREFUL)
+    assert splits.problems[0].examples == ("item 3: it is missing",)
+
+
+def test_frames_of_one_and_two_columns() -> None:
+    frame = pd.DataFrame({"first": TEXTS, "second": TEXTS, "third": TEXTS}, index=range(50, 62))
+    labels = pd.DataFrame({"label": [0, 1] * 6})
+    one = read_splits((frame[["first"]], labels), WHOLE, modality="text")
+    assert (one.task.labels, one.train.sources[2].first) == (("0", "1"), "text 2")
+    assert read_splits((frame[["first", "second"]], labels), WHOLE, modality="text").train.sources[0].second
+    with pytest.raises(DataError, match="a frame of 3 columns; one, or two of texts"):
+        read_splits((frame, labels), WHOLE, modality="text")
+    column = np.array(NAMES)[:, None]
+    assert read_splits((TEXTS, column), WHOLE, modality="text").task.labels == ("bad", "good")
+
+
+@pytest.mark.odd_input("Cells and labels")
+def test_one_hot_labels() -> None:
+    """Columns of zeros and ones, as a matrix, lists, a frame or columns of a table: one label an item where
+    every row holds exactly one 1 (said), any number otherwise; a frame's columns name the labels."""
+    single = np.eye(3, dtype=int)[[0, 1, 2, 0, 1, 2, 0, 1, 2, 0]]
+    frame = pd.DataFrame(single, columns=["owl", "crow", "emu"])
+    for labels, names in (
+        (single, ("0", "1", "2")),
+        (single.tolist(), ("0", "1", "2")),
+        (single.astype(np.float32), ("0", "1", "2")),
+        (torch.from_numpy(single), ("0", "1", "2")),
+        (frame, ("crow", "emu", "owl")),
+        (frame.astype(bool), ("crow", "emu", "owl")),
+        (pd.get_dummies(pd.Series(["a", "b"] * 5)), ("a", "b")),
+    ):
+        splits = read_splits((PICTURES, labels), WHOLE)
+        assert (splits.task.kind, splits.task.labels) == ("single-label", names)
+        assert [each.code for each in splits.problems] == ["one-hot"]
+    for row in ([0, 0, 0], [1, 1, 0]):
+        several = np.vstack([single[:9], [row]])
+        assert read_splits((PICTURES, several), WHOLE).task.kind == "multi-label"
+        assert read_splits((PICTURES, several.tolist()), WHOLE).task.kind == "multi-label"
+        data = {"train": (PICTURES, single), "test": (PICTURES, several)}
+        assert read_splits(data, WHOLE).task.kind == "multi-label"
+    with pytest.raises(DataError, match=r"zeros and ones .*\(item 1: <NA>\)"):
+        read_splits((PICTURES, frame.astype("Int64").replace({"crow": {1: pd.NA}})), WHOLE)
+
+
+def test_arrays_of_measurements_are_no_classes() -> None:
+    with pytest.raises(DataError, match="12 different ones of 12 items"):
+        read_splits((TEXTS, np.linspace(0, 1, 12)), WHOLE, modality="text")
+    asked = DataSettings(validation=0, task="classes")
+    assert read_splits((TEXTS, np.linspace(0, 1, 12)), asked, modality="text").task.classes == 12

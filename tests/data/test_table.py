@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from odd_pictures import write_tree
 from pyarrow import parquet
 
-from graft.data.splits import read_splits
+from graft.data.splits import read_labelled, read_splits
 from graft.data.table import list_table
 from graft.errors import DataError, RecipeError
 from graft.recipe import DataSettings, Recipe, make_recipe, read_recipe
+from graft.task import Task
 
 PLAIN = DataSettings()
 ROWS = [("a.png", "crow"), ("sub/b.png", "owl"), ("c.png", "NA"), ("d.png", "None")]
@@ -276,3 +277,88 @@ def test_a_missing_column_of_several_is_named(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", [("a.png", 1)], ("path", "cat"))
     with pytest.raises(DataError, match=r"no column 'dog'"):
         list_table(table, DataSettings(label=("cat", "dog")))
+
+
+# --- numbers, one-hot columns and paths -------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_floats_are_read_alike(tmp_path: Path, suffix: str) -> None:
+    for values, labels in (([0.0, 1.0], ("0", "1")), ([0.5, 1.0], ("0.5", "1.0"))):
+        table = write(tmp_path / f"t{suffix}", [(f"{n}.png", value) for n, value in enumerate(values)])
+        assert list_table(table, PLAIN).classes == labels
+
+
+def test_measurements_stop_only_what_trains(tmp_path: Path) -> None:
+    rows = [(f"{number}.png", f"{number * 0.37:.2f}") for number in range(20)]
+    table = write(tmp_path / "t.csv", [*rows[:-1], ("19.png", "")])
+    with pytest.raises(
+        DataError, match=r"19 different ones of 19 items: 0\.00, 0\.37, 0\.74, 1\.11, 1\.48, …"
+    ):
+        list_table(table, PLAIN)  # which says more than that a cell is empty
+    with pytest.raises(DataError, match="line 21: label is empty"):
+        list_table(table, DataSettings(task="classes"))
+    write_tree(tmp_path, {f"{number}.png": number for number in range(20)})
+    write(table, rows)
+    task = Task(tuple(label for _, label in rows))
+    assert len(read_labelled(table, PLAIN, task)[0]) == 20
+    with pytest.raises(RecipeError, match=r"data\.task = 'number': .*classes"):
+        read_recipe(settings=["data.task=number"])
+
+
+def test_one_hot_columns(tmp_path: Path) -> None:
+    asked = DataSettings(label=("cat", "dog"))
+    table = write(tmp_path / "t.csv", [("a.png", 1, 0), ("b.png", 0, 1)], ("path", "cat", "dog"))
+    listing = list_table(table, asked)
+    assert (listing.kind, [each.code for each in listing.problems]) == ("single-label", ["one-hot"])
+    assert [row.labels for row in listing.rows] == [("cat",), ("dog",)]
+
+
+@pytest.mark.odd_input("Cells and labels")
+def test_paths_from_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in a table that are relative to the working folder, not to the table's: both are tried, the
+    table's first; the message shows both full paths. A path in a recipe may be relative to the recipe's."""
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path / "data", {f"img/{number}.png": number for number in range(4)})
+    for start, folder in (("data/", "data"), ("", "data"), ("./data/", "."), (f"{tmp_path}/data/", "data")):
+        rows = [(f"{start}img/{number}.png", "ab"[number % 2]) for number in range(4)]
+        splits = read_splits(write(Path(folder) / "t.csv", rows), DataSettings(validation=0))
+        assert splits.train.ids[0] == ("img/0.png" if folder == "data" else "data/img/0.png")
+    rows[0] = ("no/0.png", "a")
+    problem = read_splits(write(Path("data/t.csv"), rows), DataSettings(validation=0)).problems[0]
+    assert f"{tmp_path}/data/no/0.png, nor {tmp_path}/no/0.png" in problem.examples[0]
+    with pytest.raises(DataError, match=f"no folder or table pics.*looked for {tmp_path}/pics"):
+        read_splits("pics")
+    Path("data/r.toml").write_text('weights = "w.pth"\n[data]\npath = "img"\n')
+    assert read_recipe("data/r.toml").data.path == "data/img"
+    assert read_recipe("data/r.toml").weights == "w.pth"
+    Path("img").mkdir()
+    assert read_recipe("data/r.toml").data.path == "img"
+
+
+@pytest.mark.odd_input("Cells and labels")
+def test_long_values_in_messages(tmp_path: Path) -> None:
+    """A value of any length that a message shows: at most 200 characters of it."""
+    long = "x" * 5000
+    for cells in (
+        {"path": {"bytes": long}},
+        {"path": "a", "label": {"a": long}},
+        {"path": "a", "split": long},
+    ):
+        table = tmp_path / "t.jsonl"
+        table.write_text(json.dumps({"path": "a.png", "label": "b", "split": "train"} | cells) + "\n")
+        with pytest.raises(DataError) as caught:
+            list_table(table, PLAIN)
+        assert "x" * 50 in str(caught.value)
+        assert max(map(len, str(caught.value).splitlines())) < 300
+    for asked in (long, f"{long}/{long}"):
+        with pytest.raises(DataError) as caught:
+            read_splits(asked)
+        assert len(str(caught.value)) < 500
+    for setting in (f"data.label={long}", f"{long}=1", f"data.size={long}", long):
+        try:
+            list_table(write(tmp_path / "t.csv", ROWS), read_recipe(settings=[setting]).data)
+        except (DataError, RecipeError) as error:
+            assert len(str(error).split(" The keys are")[0]) < 500
+        else:
+            pytest.fail(setting[:20])
