@@ -20,7 +20,7 @@ from graft.data import read_items, read_splits
 from graft.data.dataset import Pictures
 from graft.data.transforms import preprocess
 from graft.errors import DataError, RecipeError
-from graft.prediction import Prediction, Predictions, as_trained
+from graft.prediction import Prediction, Predictions, as_trained, plain_cell
 from graft.recipe import DataSettings
 from graft.task import Task
 from graft.terminal import metrics_tables, prediction_table, result_table
@@ -174,6 +174,16 @@ def test_csv_holds_no_formulas(start: str) -> None:
     cells = [cell for row in csv.reader(io.StringIO(found.to_csv())) for cell in row]
     assert not [cell for cell in cells if cell.startswith(start)]
     assert cells.count(f"'{evil}".replace("\r", " ")) == 4
+
+
+@pytest.mark.odd_input("Predictions")
+def test_numbers_are_no_formulas() -> None:
+    """Labels that are numbers (`-1`, `+5`, `-0.5`) in a CSV file of predictions: as they were read; what a
+    spreadsheet would run (`=cmd`, `@x`, `-1+2`) has an apostrophe before it."""
+    for number in ("-1", "+5", "-0.5", "-.5", "-1e-3", "+3,5", "-12 %", "-1|2", "-1|-2|3"):
+        assert plain_cell(number) == number
+    for formula in ("=cmd", "@x", "-1+2", "+A1", "-cmd|' /C calc'!A0", "-", "+", "-1=2", "-1|=1", "\n=1"):
+        assert plain_cell(formula).startswith("'")
 
 
 def test_json_lines_hold_everything() -> None:

@@ -40,7 +40,7 @@ from graft.cli_options import (
     print_json,
     reading_recipe,
 )
-from graft.errors import DONE, FAILED, GraftError, Interrupted
+from graft.errors import DONE, FAILED, GraftError, Interrupted, quote
 from graft.system.launch import find_launch
 from graft.system.streams import guarded_streams
 
@@ -245,7 +245,7 @@ def predict(
     from graft.terminal import prediction_table, show_problems
 
     if style not in (None, "table", "jsonl", "csv"):
-        raise RecipeError(f"--format {style!r} is not table, jsonl or csv.")
+        raise RecipeError(f"--format {quote(style)} is not table, jsonl or csv.")
     if style and as_json:
         raise RecipeError("--json prints one JSON object; leave --format out, or --json.")
     if out is not None:

@@ -18,7 +18,7 @@ from graft.backbones.contract import Backbone, Source, Stage
 from graft.backbones.local_weights import read_weights, strip_prefixes
 from graft.bundle import MANIFEST, load_bundle, read_parts
 from graft.changes import StageChange, compare_values, group_by_name
-from graft.errors import BackboneError, BundleError, RunError
+from graft.errors import BackboneError, BundleError, RunError, quote
 from graft.files import follow
 from graft.preparation import load_backbone as load_as_asked
 from graft.runs import Run
@@ -130,7 +130,7 @@ def _of_run(run: Run) -> Network:
 def _start_of(after: Network, name: str) -> Network:
     if after.start is None:
         raise BundleError(
-            f"What {name} began with is not known: name it in place of {PRETRAINED!r} (a backbone's "
+            f"What {name} began with is not known: name it in place of {quote(PRETRAINED)} (a backbone's "
             "id, or a file with its weights)."
         )
     backbone = after.start()

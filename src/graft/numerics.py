@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from graft.backbones.modes import Attention
-from graft.errors import RecipeError
+from graft.errors import RecipeError, quote
 from graft.options import Frozen
 from graft.recipe import Recipe
 from graft.system.launch import find_launch
@@ -80,13 +80,13 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise RecipeError(f"device {name!r} is not auto, cpu, cuda, cuda:N or mps.") from None
+        raise RecipeError(f"device {quote(name)} is not auto, cpu, cuda, cuda:N or mps.") from None
     if device.type == "cuda":
         return _cuda_device(device)
     if device.type == "mps" and not _has_mps():
         raise RecipeError("device 'mps': this machine has no Apple GPU that torch can use.")
     if device.type not in ("cpu", "mps"):
-        raise RecipeError(f"device {name!r} is not auto, cpu, cuda, cuda:N or mps.")
+        raise RecipeError(f"device {quote(name)} is not auto, cpu, cuda, cuda:N or mps.")
     return device
 
 
@@ -117,10 +117,12 @@ def is_main() -> bool:
 
 def _cuda_device(device: torch.device) -> torch.device:
     if not torch.cuda.is_available():
-        raise RecipeError(f"device {str(device)!r}: torch sees no CUDA device here; try --device cpu.")
+        raise RecipeError(f"device {quote(str(device))}: torch sees no CUDA device here; try --device cpu.")
     index = find_launch().local_rank if device.index is None else device.index
     if index >= torch.cuda.device_count():
-        raise RecipeError(f"device {str(device)!r}: there are {torch.cuda.device_count()} CUDA devices.")
+        raise RecipeError(
+            f"device {quote(str(device))}: there are {torch.cuda.device_count()} CUDA devices."
+        )
     return torch.device("cuda", index)
 
 

@@ -24,7 +24,7 @@ from graft.data import read_items, read_labelled
 from graft.data.inputs import open_inputs
 from graft.data.items import Items, Modality, Problem
 from graft.data.texts import list_cut
-from graft.errors import DataError, RecipeError
+from graft.errors import DataError, RecipeError, quote
 from graft.inference import forward_all
 from graft.metrics import Metrics, MultiLabelMetrics
 from graft.recipe import DataSettings
@@ -198,8 +198,8 @@ def _check_pairs(items: Items, columns: tuple[str, ...]) -> None:
     if len(columns) == 2 and place is not None:
         raise DataError(
             f"{items.ids[place]} is one text, and the model was trained on pairs, of the columns "
-            f"{columns[0]!r} and {columns[1]!r}. Give a table with both; from Python also pairs of "
-            "strings, as in [(first, second)]."
+            f"{quote(columns[0])} and {quote(columns[1])}. Give a table with both; from Python also pairs "
+            "of strings, as in [(first, second)]."
         )
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from graft.errors import RecipeError, suggest
+from graft.errors import RecipeError, quote, suggest
 from graft.files import is_there
 from graft.options import Background, Frozen, PhaseOptions, Views
 
@@ -295,7 +295,7 @@ def read_recipe(
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise RecipeError(f"--set {setting!r} is not of the form key=value, as in train.lr=1e-4.")
+            raise RecipeError(f"--set {quote(setting)} is not of the form key=value, as in train.lr=1e-4.")
         put(values, key.strip(), _parse(text.strip()))
     for name, value in options.items():
         if value is not None:
@@ -378,7 +378,7 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     for name in parents:
         inner = values.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise RecipeError(f"{key!r}: {name!r} is a single value, not a table of settings.")
+            raise RecipeError(f"{quote(key)}: {quote(name)} is a single value, not a table of settings.")
         values = inner
     values[last] = value
 
@@ -412,13 +412,13 @@ def _explain(problem: Any) -> str:
                 return f"{key}: this holds for all phases alike; set train.{last}."
             known = [f"phase.{problem['loc'][1]}.{name}" for name in PhaseSettings.model_fields]
         meant = f"{parent}.{_ALSO_CALLED.get(last.lower(), last)}".lstrip(".")
-        near = f" Did you mean {meant!r}?" if meant in known else suggest(key, known)
+        near = f" Did you mean {quote(meant)}?" if meant in known else suggest(key, known)
         hint = near or f" The keys are: {', '.join(known)}."
-        return f"There is no recipe key {key!r}.{hint}"
+        return f"There is no recipe key {quote(key)}.{hint}"
     if problem["type"] == "value_error":  # one of ours
         message = str(problem["ctx"]["error"])
         if isinstance(problem["input"], dict):  # of several settings together, which it names
             return f"{message}." if message.startswith(f"{key}.") else f"{key}: {message}."
     else:
         message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key} = {problem['input']!r}: {message}."
+    return f"{key} = {quote(problem['input'])}: {message}."

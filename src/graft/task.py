@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from graft.errors import DataError
+from graft.errors import DataError, quote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,9 +49,9 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.kind not in ("single-label", "multi-label"):
-            raise DataError(f"There is no task {self.kind!r}; there are single-label and multi-label.")
+            raise DataError(f"There is no task {quote(self.kind)}; there are single-label and multi-label.")
         if len(self.labels) < (1 if self.multi_label else 2):
-            found = f"one class, {self.labels[0]!r}" if self.labels else "no class"
+            found = f"one class, {quote(self.labels[0])}" if self.labels else "no class"
             raise DataError(f"The data has {found}; at least two classes are needed to tell apart.")
         if len(set(self.labels)) != len(self.labels):
             twice = sorted({name for name in self.labels if self.labels.count(name) > 1})

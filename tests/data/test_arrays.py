@@ -166,7 +166,7 @@ def test_missing_values_of_frames() -> None:
         assert whole.task.labels in {("bad", "good"), ("0", "1"), ("False", "True")}
         with pytest.raises(DataError, match=r"1 labels cannot be used:\n  item 3: label is empty$"):
             read_splits((TEXTS, pd.Series(without(values), dtype=kind)), WHOLE, modality="text")
-    with pytest.raises(DataError, match="item 0: label is .*text or a number was expected"):
+    with pytest.raises(DataError, match=r"item 0: label is .*text or a number was expected"):
         read_splits((TEXTS, pd.Series(pd.date_range("2020-01-01", periods=12))), WHOLE, modality="text")
     for texts in (without(TEXTS), pd.Series(without(TEXTS), dtype="string"), without(TEXTS, 3)[:]):
         splits = read_splits((texts, NAMES), CAREFUL, modality="text")

@@ -38,8 +38,8 @@ def marked(rows: list[tuple[str, str]], first: int, last: int | None = None) -> 
 
 @pytest.mark.odd_input("Cells and labels")
 def test_separators_are_found(tmp_path: Path) -> None:
-    """A `.csv` or `.tsv` file with semicolons, tabs, bars or commas, or a first line `sep=;`: the separator is
-    taken from the header and the first rows."""
+    """A `.csv` or `.tsv` file with semicolons, tabs, bars or commas, or a first line `sep=;`: the separator
+    is taken from the header and the first rows."""
     for name in ("t.csv", "t.tsv"):
         for separator in (";", "\t", "|"):
             assert cells_of(write(tmp_path / name, ROWS, separator)) == ROWS
@@ -65,14 +65,14 @@ def test_marks_in_a_tsv(tmp_path: Path) -> None:
     several = [('"one\nand two"', "good"), ('"three\n\nand four"', "bad")]
     assert cells_of(write(path, several, "\t"))[1] == ("three\n\nand four", "bad")
     path.write_text("text\tlabel\nalone\nb\tc\n")
-    with pytest.raises(DataError, match="Line 2 of .* has 1 cells"):
+    with pytest.raises(DataError, match=r"Line 2 of .* has 1 cells"):
         cells_of(path)
 
 
 @pytest.mark.odd_input("Cells and labels")
 def test_marks_that_swallow_rows_of_a_csv(tmp_path: Path) -> None:
-    """A quotation mark in a CSV file that takes the next rows into its cell, or is never closed: exit 2 with
-    the line and both ways on; a text of several lines is read as it is."""
+    """A quotation mark in a CSV file that takes the next rows into its cell, or is never closed: exit 2
+    with the line and both ways on; a text of several lines is read as it is."""
     path = tmp_path / "t.csv"
     for first, last in ((3, 20), (0, 29), (3, 4), (28, 29)):
         with pytest.raises(DataError, match=f"at line {first + 2} that ends at line {last + 2}.*Parquet"):
@@ -104,8 +104,8 @@ def test_texts_of_several_lines_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.odd_input("Cells and labels")
 def test_columns_without_a_name(tmp_path: Path) -> None:
-    """Columns of a CSV file without a name (`v1,v2,,,`): none, in any encoding; what one holds is left out with
-    a warning, but for the row numbers of a data frame."""
+    """Columns of a CSV file without a name (`v1,v2,,,`): none, in any encoding; what one holds is left out
+    with a warning, but for the row numbers of a data frame."""
     path = tmp_path / "t.csv"
     for header, row in (("v1,v2,,,", "{0},£{1},,,"), ("v1,v2,,", "{0},£{1}"), ("v1,v2", "{0},£{1},, ")):
         lines = [header, *(row.format(label, text) for text, label in PLAIN)]

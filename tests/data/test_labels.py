@@ -78,9 +78,9 @@ def rows_of(labels: list[Any], split: str = "") -> list[Row]:
 
 @pytest.mark.odd_input("Cells and labels")
 def test_measurements_are_no_classes() -> None:
-    """Labels that are numbers, many of them different (prices, ages, percent): exit 2 with five of the values,
-    until `--set data.task=classes` says that each is a class. Whole numbers stay classes where there are at
-    most ten different ones, or where they number classes from 0 or 1 on with several items each (said)."""
+    """Labels that are numbers, many of them different (prices, ages, percent): exit 2 with five of the
+    values, until `--set data.task=classes` says that each is a class. Whole numbers are classes where at
+    most ten differ, or where they number classes from 0 or 1 on with several items each (said)."""
     for name, labels in NUMERIC.items():
         with pytest.raises(DataError, match=r"are numbers, \d+ different .*data\.task=classes"):
             check_numbers(rows_of(labels), None, f": {name}")
@@ -105,8 +105,10 @@ def test_the_message_shows_five_values_and_only_training_counts() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("12", 12), ("+5", 5), ("-0.5", -0.5), ("−2", -2), ("1e-3", 1e-3), (".5", 0.5), ("5.", 5), ("3,5", 3.5),
-        ("1,234", 1234), ("1.234", 1.234), ("1.234.567", 1234567), ("1.234,50", 1234.5), ("1,234.50", 1234.5),
+        ("12", 12), ("+5", 5), ("-0.5", -0.5), ("−2", -2), ("1e-3", 1e-3), (".5", 0.5), ("5.", 5),
+        ("3,5", 3.5),
+        ("1,234", 1234), ("1.234", 1.234), ("1.234.567", 1234567), ("1.234,50", 1234.5),
+        ("1,234.50", 1234.5),
         ("1 234", 1234), ("1'234.5", 1234.5), ("12 %", 12), ("$5", 5), ("-$5", -5), ("$-5", -5), ("5 €", 5),
         ("EUR 7", 7), ("(5.00)", -5), ("007", 7),
         ("", None), ("nan", None), ("1.2.3", None), ("2021-03-04", None), ("12:30", None), ("--5", None),
@@ -120,7 +122,7 @@ def test_what_a_number_is(text: str, value: float | None) -> None:
 @pytest.mark.odd_input("Cells and labels")
 def test_whole_numbers_that_were_written_as_floats() -> None:
     """Labels 0.0 and 1.0, as tables keep whole numbers among which one is missing: they are 0 and 1, alike
-    from CSV, JSON lines, Parquet and data frames. Where other numbers stand among them, all stay as written."""
+    from CSV, JSON lines, Parquet and data frames. Where other numbers stand among them, all stay."""
     for whole in (
         ["0.0", "1.0"],
         [0.0, 1.0],

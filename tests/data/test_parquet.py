@@ -84,12 +84,12 @@ def test_texts_that_are_not_utf8(tmp_path: Path) -> None:
         listing = list_table(write(path, text=cells, label=LABELS), WHOLE, "text")
         assert [each.code for each in listing.problems] == ["encoding"]
         assert str(listing.rows[3].source) == "text 3\ufffd\ufffd"
-    with pytest.raises(DataError, match="row 3: label is 'red.*not UTF-8"):
+    with pytest.raises(DataError, match=r"row 3: label is 'red.*not UTF-8"):
         list_table(write(path, text=texts, label=not_utf8(LABELS, 2)), WHOLE, "text")
-    with pytest.raises(DataError, match="row 3 of .* column 'path' is not UTF-8"):
+    with pytest.raises(DataError, match=r"row 3 of .* column 'path' is not UTF-8"):
         list_table(write(path, path=not_utf8(texts, 2), label=LABELS), WHOLE)
     lists = pa.ListArray.from_arrays(list(range(9)), not_utf8(LABELS, 2))
-    with pytest.raises(DataError, match="column 'label' .*not UTF-8, inside list"):
+    with pytest.raises(DataError, match=r"column 'label' .*not UTF-8, inside list"):
         list_table(write(path, text=texts, label=lists), WHOLE, "text")
 
 

@@ -195,3 +195,11 @@ def test_nothing_is_found_in_clean_data(check: Any) -> None:
         "test": clusters(splits.test.targets, spread=1.0, seed=1),
     }
     assert ids(check(gathered(splits, features))) == []
+
+
+def test_labels_that_are_alike() -> None:
+    pictures = np.zeros((6, 8, 8, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None]
+    for labels, found in ((["Owl", "owl", "crow"], ["data.alike-labels"]), (["owl", "crow", "emu"], [])):
+        splits = graft.data.read_splits((pictures, labels * 2), DataSettings(validation=0))
+        assert ids(data_checks.alike_labels(gathered(splits))) == found
+        assert bool(found) == any(each.code == "alike-labels" for each in splits.problems)

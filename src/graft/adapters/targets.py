@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from graft.backbones.contract import Backbone, Target
-from graft.errors import RecipeError
+from graft.errors import RecipeError, quote
 
 ATTENTION = re.compile(r"(^|[._])(\w*attn\w*|\w*attention\w*|[qkvo]_proj|qkv)([._]|$)", re.IGNORECASE)
 MOSTLY = 0.5  # share of a network's multiplying weights that lie in linear layers, above which it is no CNN
@@ -96,7 +96,9 @@ def _chosen(layers: dict[str, nn.Module], wanted: str) -> list[str]:
         try:
             pattern = re.compile(wanted)
         except re.error as error:
-            raise RecipeError(f"adapters.targets = {wanted!r} is no regular expression: {error}.") from None
+            raise RecipeError(
+                f"adapters.targets = {quote(wanted)} is no regular expression: {error}."
+            ) from None
         return [name for name in layers if pattern.fullmatch(name)]
     sizes: dict[bool, int] = {True: 0, False: 0}
     for layer in layers.values():
@@ -127,14 +129,14 @@ def _nothing(backbone: Backbone, layers: dict[str, nn.Module], wanted: str, unre
     name = backbone.source.id
     if unread:
         return (
-            f"adapters.targets = {wanted!r}: {name} reads the weights of these layers and never calls "
+            f"adapters.targets = {quote(wanted)}: {name} reads the weights of these layers and never calls "
             f"them, so no adapter would have an effect: {_few(unread)}."
         )
     if not layers:
         return f"{name} has no layer in the stages that would train which an adapter could go around."
     return (
-        f"adapters.targets = {wanted!r} matches no layer of {name} in the stages that would train. Layers "
-        f"there: {_few(list(layers))}. Take all, or a regular expression that matches whole names."
+        f"adapters.targets = {quote(wanted)} matches no layer of {name} in the stages that would train. "
+        f"Layers there: {_few(list(layers))}. Take all, or a regular expression that matches whole names."
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from graft.errors import RecipeError
+from graft.errors import RecipeError, quote
 from graft.options import Frozen
 
 Size = Literal["below 1,000", "1,000 to 10,000", "10,000 to 100,000", "100,000 to a million", "a million"]
@@ -107,6 +107,6 @@ def look_up(labels: int, likeness: str) -> tuple[Rule, ...]:
         RecipeError: no such likeness.
     """
     if likeness not in LIKENESSES:
-        raise RecipeError(f"{likeness!r}: one of {', '.join(LIKENESSES)} was expected.")
+        raise RecipeError(f"{quote(likeness)}: one of {', '.join(LIKENESSES)} was expected.")
     size = size_of(labels)
     return tuple(rule for rule in RULES if rule.size == size and rule.likeness == likeness)

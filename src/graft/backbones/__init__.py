@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft.backbones.contract import Backbone, Encoding, Intake, Pooling, Preprocess, Source, Stage
-from graft.errors import BackboneError, suggest
+from graft.errors import BackboneError, quote, suggest
 from graft.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def parse_id(text: str) -> tuple[str, str, str | None]:
     known = list_libraries()
     if not slash or not rest:
         raise BackboneError(
-            f"{text!r} is no backbone id: library/name[:weights] was expected, as in "
+            f"{quote(text)} is no backbone id: library/name[:weights] was expected, as in "
             f"torchvision/resnet50 or timm/{library or 'resnet18'}. Libraries: {', '.join(known)}."
         )
     if library not in known:
@@ -145,12 +145,12 @@ def parse_id(text: str) -> tuple[str, str, str | None]:
             near = (
                 f" For a folder with a model of transformers write hf/{text}, for one of timm timm/{text}."
             )
-        raise BackboneError(f"There is no library {library!r} (in {text!r}).{near}")
+        raise BackboneError(f"There is no library {quote(library)} (in {quote(text)}).{near}")
     name, colon, weights = rest.rpartition(":")
     if not colon:
         return library, rest, None
     if not name or not weights:
-        raise BackboneError(f"{text!r} lacks a name before the colon or weights after it.")
+        raise BackboneError(f"{quote(text)} lacks a name before the colon or weights after it.")
     return library, name, weights
 
 
@@ -171,7 +171,7 @@ def register_library(name: str, load: Loader) -> None:
         BackboneError: the name is taken or holds a slash or colon.
     """
     if name in list_libraries() or not name or set(name) & set("/:"):
-        raise BackboneError(f"{name!r} cannot be registered: it is taken, empty, or holds / or :.")
+        raise BackboneError(f"{quote(name)} cannot be registered: it is taken, empty, or holds / or :.")
     _registered[name] = load
 
 
@@ -193,7 +193,7 @@ def _loader(library: str) -> Loader:
     if library in _registered:
         return _registered[library]
     if library not in _MODULES:
-        raise BackboneError(f"There is no library {library!r}.{suggest(library, list_libraries())}")
+        raise BackboneError(f"There is no library {quote(library)}.{suggest(library, list_libraries())}")
     load: Loader = import_module(_MODULES[library]).load
     return load
 

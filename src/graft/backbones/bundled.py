@@ -13,7 +13,7 @@ from torch import nn
 from graft.backbones.assembly import Request, assemble, resized
 from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.local_weights import linear_head, load_state, open_weights, read_weights
-from graft.errors import BackboneError, suggest
+from graft.errors import BackboneError, quote, suggest
 
 NAMES = ("resnet18-half-64",)
 CHECKSUMS = {"resnet18-half-64": "2754d7e89ec53859d16da449ecbeaa12f087343e5515fdaa3ab49971ccc5eb60"}
@@ -29,10 +29,12 @@ def load(request: Request) -> Backbone:
     """
     if request.name not in NAMES:
         near = suggest(request.name, NAMES) or f" There is: {', '.join(NAMES)}."
-        raise BackboneError(f"graft brings no backbone {request.name!r}.{near}")
+        raise BackboneError(f"graft brings no backbone {quote(request.name)}.{near}")
     weights = "file" if request.file else request.weights or WEIGHTS
     if weights not in (WEIGHTS, "file", "none"):
-        raise BackboneError(f"graft/{request.name} has the weights {WEIGHTS} and none, not {weights!r}.")
+        raise BackboneError(
+            f"graft/{request.name} has the weights {WEIGHTS} and none, not {quote(weights)}."
+        )
     config = read_config(request.name)
     trunk, classifier = _build(config, request.drop_path), None
     taken: dict[str, str] = {}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.backbones.contract import Backbone, Intake
-from graft.errors import BackboneError, suggest
+from graft.errors import BackboneError, quote, suggest
 
 TABLE = Path(__file__).parent / "timm_parameters.json"
 LIBRARIES = ("graft", "torchvision", "timm")
@@ -94,7 +94,7 @@ def find_models(pattern: str = "", pretrained: bool = False) -> list[ModelInfo]:
     if not found:
         names = [info.id for info in _everything()]
         near = suggest(pattern, [*names, *(name.partition("/")[2] for name in names)])
-        raise BackboneError(f"No backbone matches {pattern!r}.{near}")
+        raise BackboneError(f"No backbone matches {quote(pattern)}.{near}")
     return found
 
 

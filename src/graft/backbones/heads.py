@@ -11,7 +11,7 @@ from torch import nn
 
 from graft.backbones.grouping import owner_of
 from graft.backbones.locating import USUAL_NAMES, Classifier, Removed, locate_heads
-from graft.errors import BackboneError, suggest
+from graft.errors import BackboneError, quote, suggest
 
 HeadKind = Literal["linear", "mlp"]
 
@@ -128,7 +128,7 @@ def put_module(module: nn.Module, name: str, new: nn.Module) -> None:
     known = dict(module.named_modules())
     if not name or name not in known:
         near = suggest(name, known)
-        raise BackboneError(f"{type(module).__name__} has no module named {name!r}.{near}")
+        raise BackboneError(f"{type(module).__name__} has no module named {quote(name)}.{near}")
     parent, _, leaf = name.rpartition(".")
     holder = known[parent]
     # Attributes set by index keep the order of a Sequential, and work for every container.
@@ -154,7 +154,7 @@ def _build_head(
         first, last = _layer(layer, features, hidden), _layer(layer, hidden, classes)
         return nn.Sequential(nn.Dropout(share), first, nn.ReLU(), nn.Dropout(share), last)
     near = suggest(kind, ("linear", "mlp"))
-    raise BackboneError(f"There is no head of kind {kind!r}; the kinds are linear and mlp.{near}")
+    raise BackboneError(f"There is no head of kind {quote(kind)}; the kinds are linear and mlp.{near}")
 
 
 def _layer(layer: type[nn.Linear] | type[nn.Conv2d], before: int, after: int) -> nn.Module:

@@ -19,7 +19,7 @@ from graft.backbones.assembly import Request
 from graft.backbones.contract import Backbone, Source
 from graft.backbones.repository import find_config, find_file, read_json_object
 from graft.backbones.sketching import sketch
-from graft.errors import BackboneError
+from graft.errors import BackboneError, quote
 
 
 def load(request: Request) -> Backbone:
@@ -30,7 +30,7 @@ def load(request: Request) -> Backbone:
             be had or do not fit.
     """
     if request.weights not in (None, "none", "main", "file"):
-        raise BackboneError(f"hf/{request.name} has its weights and none, not {request.weights!r}.")
+        raise BackboneError(f"hf/{request.name} has its weights and none, not {quote(request.weights)}.")
     if request.random and not request.config:
         raise BackboneError(f"hf/{request.name} cannot be built again: its configuration is missing.")
     found = request.config or read_json_object(find_config(request.name))

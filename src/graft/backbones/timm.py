@@ -34,7 +34,7 @@ from graft.backbones.local_weights import (
     read_weights,
 )
 from graft.backbones.stored import Layout, layout_of, read_layout
-from graft.errors import BackboneError, suggest
+from graft.errors import BackboneError, quote, suggest
 from graft.logs import silenced
 
 INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest"}
@@ -94,7 +94,7 @@ def split_name(name: str, weights: str | None) -> tuple[str, str | None]:
     if not timm.is_model(model):
         known = timm.list_models()
         near = suggest(model, known) or " `graft models timm/...` searches them."
-        raise BackboneError(f"timm has no model {model!r}.{near}")
+        raise BackboneError(f"timm has no model {quote(model)}.{near}")
     if tag and weights and weights not in (tag, "none", "file"):
         raise BackboneError(f"timm/{name}:{weights} names two different weights: {tag} and {weights}.")
     if weights == "none":
@@ -111,7 +111,7 @@ def find_config(name: str, tag: str | None) -> Any:
     tags = list_tags(name)
     if tag not in (None, "none") and tag not in tags:
         there = f"it has {', '.join(tags)} and none" if tags else "it has none but :none (random)"
-        raise BackboneError(f"timm/{name} has no weights {tag!r}; {there}.{suggest(str(tag), tags)}")
+        raise BackboneError(f"timm/{name} has no weights {quote(tag)}; {there}.{suggest(str(tag), tags)}")
     if tag is None and not tags:
         raise BackboneError(
             f"timm/{name} has no pretrained weights: write timm/{name}:none for random ones."

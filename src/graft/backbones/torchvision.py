@@ -20,7 +20,7 @@ from graft.backbones.contract import Backbone, Preprocess, Source
 from graft.backbones.heads import find_heads, remove_head
 from graft.backbones.hub import fetch_from_url
 from graft.backbones.local_weights import State, Weights, linear_head, load_state, open_weights
-from graft.errors import BackboneError, suggest
+from graft.errors import BackboneError, quote, suggest
 
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 LICENCE = "BSD-3-Clause"
@@ -59,14 +59,14 @@ def find_weights(name: str, weights: str | None) -> Any:
     known = list_names()
     if name not in known:
         near = suggest(name, known) or " `graft models torchvision` lists them."
-        raise BackboneError(f"torchvision has no classification model {name!r}.{near}")
+        raise BackboneError(f"torchvision has no classification model {quote(name)}.{near}")
     choices = torchvision.models.get_model_weights(name)
     if weights in (None, "none", "file", "DEFAULT"):
         return choices.DEFAULT
     names = [choice.name for choice in choices]
     if weights not in names:
         raise BackboneError(
-            f"torchvision/{name} has no weights {weights!r}; it has {', '.join(names)}, DEFAULT "
+            f"torchvision/{name} has no weights {quote(weights)}; it has {', '.join(names)}, DEFAULT "
             f"and none.{suggest(str(weights), names)}"
         )
     return choices[weights]

@@ -70,7 +70,11 @@ def is_missing(value: Any) -> bool:
         return True
     if isinstance(value, np.datetime64 | np.timedelta64):
         return bool(np.isnat(value))
-    return value.is_nan() if isinstance(value, Decimal) else isinstance(value, float | np.floating) and bool(value != value)
+    return (
+        value.is_nan()
+        if isinstance(value, Decimal)
+        else isinstance(value, float | np.floating) and bool(value != value)
+    )
 
 
 def plain_value(value: Any) -> Any:

@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as plain
 
 from graft.data.transforms import check_picture, interpolation, normalise, preprocess
-from graft.errors import DataError
+from graft.errors import DataError, quote
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ def augment(
         return torch.stack([preprocess(picture, how) for picture in pictures])
     if preset not in LEAST:
         raise DataError(
-            f"There is no augmentation {preset!r}; there are none, light, standard and aggressive."
+            f"There is no augmentation {quote(preset)}; there are none, light, standard and aggressive."
         )
     if preset == "aggressive":
         each = zip(pictures, seeds, strict=True)

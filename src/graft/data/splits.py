@@ -166,7 +166,11 @@ def not_there(path: Path, text: str) -> DataError:
     if not text:
         return DataError("No data was named; give a folder of class folders or a table.")
     parent = path.parent
-    near = suggest(path.name, [each.name for each in parent.iterdir()]) if is_there(parent) and parent.is_dir() else ""
+    near = (
+        suggest(path.name, [each.name for each in parent.iterdir()])
+        if is_there(parent) and parent.is_dir()
+        else ""
+    )
     full = str(path.absolute())
     where = "" if full == text else f" (looked for {shorten(display(full))})"
     return DataError(f"There is no folder or table {shorten(display(text))}{where}.{near}")

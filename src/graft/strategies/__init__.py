@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from pydantic import ValidationError
 
-from graft.errors import RecipeError, suggest
+from graft.errors import RecipeError, quote, suggest
 from graft.options import Views, options_set
 from graft.recipe import Recipe
 from graft.schedule import count_warmup, parse_warmup, steps_in_epoch
@@ -124,11 +124,11 @@ def split_name(text: str) -> tuple[str, str]:
     name, colon, parameter = text.partition(":")
     if name not in _STRATEGIES:
         raise RecipeError(
-            f"There is no strategy {name!r}.{suggest(name, _STRATEGIES)} "
+            f"There is no strategy {quote(name)}.{suggest(name, _STRATEGIES)} "
             f"The strategies are: {', '.join(sorted(_STRATEGIES))}."
         )
     if colon and not _STRATEGIES[name].takes_parameter:
-        raise RecipeError(f"The strategy {name!r} takes no parameter, but {text!r} has one.")
+        raise RecipeError(f"The strategy {quote(name)} takes no parameter, but {quote(text)} has one.")
     return name, parameter
 
 
@@ -157,7 +157,7 @@ def register_strategy(name: str, strategy: Strategy, *, wants_evidence: bool = F
     random weights, and where there is too little data to measure on.
     """
     if ":" in name or name in _STRATEGIES:
-        raise RecipeError(f"The strategy name {name!r} is taken or contains a colon.")
+        raise RecipeError(f"The strategy name {quote(name)} is taken or contains a colon.")
     _STRATEGIES[name] = Entry(strategy, wants_evidence=wants_evidence)
 
 
@@ -221,16 +221,16 @@ def _check_used(ask: Ask, steps: tuple[Step, ...]) -> None:
     for pattern in ask.recipe.train.rates or {}:
         if pattern != "head" and not any(fnmatchcase(stage, pattern) for stage in moving):
             raise RecipeError(
-                f"train.rates: {pattern!r} never trains under the strategy {ask.recipe.strategy}; leave it "
-                "out."
+                f"train.rates: {quote(pattern)} never trains under the strategy {ask.recipe.strategy}; "
+                "leave it out."
             )
     for step in steps:
         wanted = step.batchnorm if isinstance(step, Train) and isinstance(step.batchnorm, dict) else {}
         for stage in stages_with(wanted, "train", ask.stages):
             if stage not in moving:
                 raise RecipeError(
-                    f"train.batchnorm: the stage {stage!r} never trains, so its statistics cannot follow "
-                    "the batches; adaptive or frozen was expected."
+                    f"train.batchnorm: the stage {quote(stage)} never trains, so its statistics cannot "
+                    "follow the batches; adaptive or frozen was expected."
                 )
 
 
@@ -262,12 +262,12 @@ def _check_phase(ask: Ask, phase: Train, number: int) -> None:
         elif unit == "epochs" and amount >= phase.epochs:
             raise ValueError(f"the phase has {phase.epochs} epochs; a shorter warm-up was expected")
     except ValueError as error:
-        raise RecipeError(f"train.warmup = {phase.warmup!r} in {where}: {error}.") from None
+        raise RecipeError(f"train.warmup = {quote(phase.warmup)} in {where}: {error}.") from None
     if isinstance(phase.batchnorm, dict):
         for stage in phase.batchnorm:
             if stage not in ask.stages:
                 ask.require_stage(stage, "train.batchnorm")
-                raise RecipeError(f"train.batchnorm: {stage!r} is a pattern; name each stage.")
+                raise RecipeError(f"train.batchnorm: {quote(stage)} is a pattern; name each stage.")
     mixing = [name for name in ("mixup", "cutmix") if getattr(phase, name)]
     if mixing and phase.focal:
         raise RecipeError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from graft.errors import RecipeError, suggest
+from graft.errors import RecipeError, quote, suggest
 from graft.recipe import Recipe
 from graft.schedule import geometric_rates, steps_in_epoch
 from graft.steps import Rates, Solve, Train
@@ -180,12 +180,12 @@ class Ask:
             fitting = [pattern for pattern in table if pattern != "head" and fnmatchcase(stage, pattern)]
             if not fitting:
                 raise RecipeError(
-                    f"{self.rates_of}.rates: the stage {stage!r} trains, but no entry covers it."
+                    f"{self.rates_of}.rates: the stage {quote(stage)} trains, but no entry covers it."
                 )
             if len(fitting) > 1:
                 both = " and ".join(map(repr, fitting))
                 raise RecipeError(
-                    f"{self.rates_of}.rates: the entries {both} overlap: both cover the stage {stage!r}."
+                    f"{self.rates_of}.rates: the entries {both} overlap: both cover the stage {quote(stage)}."
                 )
             found[stage] = table[fitting[0]]
         return found
@@ -203,7 +203,7 @@ class Ask:
         """Raises RecipeError where no stage has this name or fits this pattern."""
         if not any(fnmatchcase(name, pattern) for name in self.stages):
             raise RecipeError(
-                f"{where}: this backbone has no stage {pattern!r}.{suggest(pattern, self.stages)} "
+                f"{where}: this backbone has no stage {quote(pattern)}.{suggest(pattern, self.stages)} "
                 f"Its stages, from input to top: {', '.join(self.stages)}."
             )
 
