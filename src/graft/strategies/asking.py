@@ -185,7 +185,8 @@ class Ask:
             if len(fitting) > 1:
                 both = " and ".join(map(repr, fitting))
                 raise RecipeError(
-                    f"{self.rates_of}.rates: the entries {both} overlap: both cover the stage {quote(stage)}."
+                    f"{self.rates_of}.rates: the entries {both} overlap: both cover "
+                    f"the stage {quote(stage)}."
                 )
             found[stage] = table[fitting[0]]
         return found
