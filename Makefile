@@ -6,7 +6,7 @@ PYTHON ?= python3
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: setup demo test check contract table clean
+.PHONY: setup demo test check contract fuzz clean
 
 setup: .venv/.ready
 
@@ -33,6 +33,12 @@ check: setup
 
 contract: setup
 	.venv/bin/python tests/contract/table.py
+
+# Damaged files for every way into graft; a fault is saved below tests/fuzz/cases and becomes a test.
+SEED ?= 0
+SECONDS ?= 60
+fuzz: setup
+	.venv/bin/python tests/fuzz/fuzz.py --seed $(SEED) --seconds $(SECONDS)
 
 clean:
 	rm -rf .venv .uv demo
