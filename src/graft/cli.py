@@ -7,6 +7,7 @@ interrupted.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import asdict
@@ -42,6 +43,7 @@ from graft.cli_options import (
 )
 from graft.errors import DONE, FAILED, GraftError, Interrupted, quote
 from graft.system.launch import find_launch
+from graft.system.printable import say
 from graft.system.streams import guarded_streams
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from graft.bundle import Bundle
     from graft.preparation import Prepared
     from graft.runs import Run
+
+_UsageError: Any = typer.BadParameter.__mro__[2]  # that of click, which some versions of typer bring along
 
 
 _PREDICTIONS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
@@ -92,7 +96,7 @@ def begin(
     """Adapt a pretrained model to your own labelled data."""
     ignored = find_launch().ignored
     if ignored is not None:
-        print(f"Note  {ignored}", file=sys.stderr)
+        say(f"Note  {ignored}", sys.stderr)
 
 
 @app.command()
@@ -514,29 +518,37 @@ def main() -> None:
         if lost is not None and code == DONE:
             code = FAILED
             if lost:
-                print(f"graft: Standard output could not be written: {lost}.", file=sys.stderr)
+                say(f"graft: Standard output could not be written: {lost}.", sys.stderr)
     sys.exit(code)
 
 
 def _call() -> int:
     """The command that the words on the command line name; its exit code."""
     try:
-        app()
-    except SystemExit as end:  # which is how typer ends
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else DONE
+    except SystemExit as end:
         return end.code if isinstance(end.code, int) else DONE if end.code is None else FAILED
+    except _UsageError as error:
+        usage = io.StringIO()
+        error.show(usage)
+        say(usage.getvalue(), sys.stderr, end="")
+        return int(error.exit_code)
+    except typer.Abort:
+        say("Aborted.", sys.stderr)
+        return FAILED
     except GraftError as error:
-        print(f"graft: {error}", file=sys.stderr)
+        say(f"graft: {error}", sys.stderr)
         return error.exit_code
     except MemoryError:
-        print(
+        say(
             "graft: Memory ran out. A smaller batch (train.batch_size) or size (data.size) needs less.",
-            file=sys.stderr,
+            sys.stderr,
         )
         return FAILED
     except OSError as error:
-        print(f"graft: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
+        say(f"graft: {error.filename or 'A file'}: {error.strerror or error}.", sys.stderr)
         return FAILED
-    return DONE
 
 
 def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) -> None:

@@ -183,11 +183,11 @@ def display_path(path: Path) -> str:
 
 def make_console(*, stderr: bool = False) -> Console:
     """Where a verb writes; silent in all processes but the first."""
-    from rich.console import Console
+    from graft.progress import PlainConsole
 
     shown = sys.stderr if stderr else sys.stdout
     width = None if shown.isatty() or "COLUMNS" in os.environ else 160  # a file has no edge to wrap at
-    return Console(stderr=stderr, highlight=False, quiet=not speaks(), width=width)
+    return PlainConsole(stderr=stderr, highlight=False, quiet=not speaks(), width=width)
 
 
 def speaks() -> bool:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
 
 from graft.backbones.contract import Backbone
 from graft.bundle import Bundle, load_bundle
@@ -24,7 +23,7 @@ from graft.errors import Interrupted, RecipeError, WorkersLost
 from graft.numerics import is_main, world_size
 from graft.plan import Phase, Plan
 from graft.preparation import Prepared, open_store, prepare, prepare_again
-from graft.progress import reading, showing
+from graft.progress import PlainConsole, reading, showing
 from graft.recipe import Recipe, read_recipe
 from graft.records import Record, Stepped, Validated
 from graft.reporting import Reporter, wants_report
@@ -99,9 +98,9 @@ def resume(
         return drain(carry_out(prepared, run), show)
 
 
-def _console(quiet: bool) -> Console:
+def _console(quiet: bool) -> PlainConsole:
     """Standard error, on which it is said first what of the environment is ignored."""
-    console, ignored = Console(stderr=True, quiet=quiet), find_launch().ignored
+    console, ignored = PlainConsole(stderr=True, quiet=quiet), find_launch().ignored
     if ignored is not None:
         console.print(f"Note  {ignored}", markup=False, soft_wrap=True)
     return console

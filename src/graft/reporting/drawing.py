@@ -18,7 +18,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from graft.data.items import display
+from graft.system.printable import printable
 
 INK, FAINT = "#22262b", "#8a9199"
 # Okabe and Ito (2008), told apart by colour-blind people; black and yellow, unfit for one ground, left out.
@@ -115,9 +115,7 @@ def to_file(figure: Figure, kind: str) -> bytes:
 
 def shorten(name: str, most: int = _LONGEST) -> str:
     """A name as it can stand in a chart."""
-    shown = "".join(
-        char if char.isprintable() else display(char) for char in " ".join(name.split()) or name
-    )
+    shown = printable(" ".join(name.split()) or name)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 

@@ -22,6 +22,7 @@ from graft.reporting import run_charts
 from graft.reporting.drawing import shorten
 from graft.reporting.drawn import write_files
 from graft.reporting.story import FOLDER, Story
+from graft.system.printable import printable
 from graft.wording import count_of, duration, kept_lines, phase_lines
 
 PAGE = "report.html"
@@ -75,9 +76,15 @@ def _pages() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_as_shown,
     )
     pages.filters |= {"percent": percent, "shown": shorten, "cell": show_cell}
     return pages
+
+
+def _as_shown(value: Any) -> Any:
+    """What a page shows of a value: text that cannot act; charts, which are markup, stay markup."""
+    return type(value)(printable(value)) if isinstance(value, str) else value
 
 
 def show_cell(value: Any) -> str:
