@@ -3,7 +3,7 @@
 A name may hold anything: codes that retitle a terminal or move its cursor, marks that turn the direction of
 what follows, halves of characters that cannot be encoded. Whatever graft shows passes through ``printable``
 at its exit: the terminal (progress.PlainConsole, and ``say`` for plain lines), a page (reporting.pages) and
-a chart (reporting.drawing). What programs read (JSON, CSV, JSON lines) keeps the value as its format has it.
+a chart (reporting.drawing). What programs read (JSON, CSV) keeps the value as its format has it.
 """
 
 from __future__ import annotations
