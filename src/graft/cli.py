@@ -42,8 +42,8 @@ from graft.cli_options import (
     reading_recipe,
 )
 from graft.errors import DONE, FAILED, GraftError, Interrupted, quote
+from graft.system.escaping import say
 from graft.system.launch import find_launch
-from graft.system.printable import say
 from graft.system.streams import guarded_streams
 
 if TYPE_CHECKING:

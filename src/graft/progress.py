@@ -12,7 +12,7 @@ from rich.segment import Segment
 
 from graft import records
 from graft.records import Record
-from graft.system.printable import printable
+from graft.system.escaping import printable
 
 
 class PlainConsole(Console):

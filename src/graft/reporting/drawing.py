@@ -18,7 +18,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from graft.system.printable import printable
+from graft.system.escaping import printable
 
 INK, FAINT = "#22262b", "#8a9199"
 # Okabe and Ito (2008), told apart by colour-blind people; black and yellow, unfit for one ground, left out.

@@ -22,7 +22,7 @@ from graft.reporting import run_charts
 from graft.reporting.drawing import shorten
 from graft.reporting.drawn import write_files
 from graft.reporting.story import FOLDER, Story
-from graft.system.printable import printable
+from graft.system.escaping import printable
 from graft.wording import count_of, duration, kept_lines, phase_lines
 
 PAGE = "report.html"

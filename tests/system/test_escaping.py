@@ -16,7 +16,7 @@ from graft.errors import DataError
 from graft.progress import PlainConsole
 from graft.reporting.drawing import new_figure, shorten, to_svg
 from graft.reporting.pages import render
-from graft.system.printable import printable, say
+from graft.system.escaping import printable, say
 from graft.terminal import show_problems
 
 CONTROLS, DIRECTIONS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f", "\u202a-\u202e\u2066-\u2069"
