@@ -1,7 +1,7 @@
 """Files are whole or absent, and JSON is read with suspicion."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from graft.errors import RunError
 from graft.files import (
     follow,
+    kept_path,
     new_file,
     new_folder,
     point_to,
@@ -84,6 +85,11 @@ def test_windows_takes_no_folders_and_may_refuse_a_rename_for_a_moment(
     with new_folder(tmp_path / "b") as fresh:
         write_text(fresh / "x", "y")
     assert (tmp_path / "b" / "x").read_text() == "y"
+
+
+def test_paths_are_kept_with_slashes() -> None:
+    assert kept_path(PureWindowsPath("C:\\photos\\red")) == "C:/photos/red"
+    assert kept_path(PurePosixPath("/photos/red")) == "/photos/red"
 
 
 @pytest.mark.parametrize("text", ["mine", "graft-folder", "x" * 5000, "\udcff"])

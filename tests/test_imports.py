@@ -168,6 +168,13 @@ def test_layers_hold_no_cycles_between_modules() -> None:
         done |= free
 
 
+@pytest.mark.odd_input("Systems")
+def test_nothing_is_imported_that_only_some_systems_have() -> None:
+    """Windows, which has no `fcntl`, `resource` or terminals of Unix: graft needs none of them."""
+    unix = {"fcntl", "resource", "termios", "pwd", "grp", "pty", "tty", "syslog", "posix", "select"}
+    assert {str(path): found for path in modules() if (found := imports_of(path) & unix)} == {}
+
+
 @pytest.mark.parametrize("library", OWNERS)
 def test_libraries_are_imported_only_by_their_owners(library: str) -> None:
     users = {

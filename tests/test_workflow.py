@@ -140,6 +140,14 @@ def test_a_run_that_diverged_never_wins(photos: Path, tmp_path: Path) -> None:
 # Interruptions.
 
 
+def test_a_finished_run_keeps_no_optimizer_state(finished_run: Path) -> None:
+    """Twice the size of what trained; the last checkpoint is whole without it."""
+    (checkpoint,) = (finished_run / "checkpoints").iterdir()
+    assert load_file(checkpoint / "optimizer.safetensors") == {}
+    found = Run(finished_run).checkpoints.newest()
+    assert found is not None and found.model
+
+
 def test_resuming_a_finished_run_gives_its_bundle(finished_run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
     bundle = graft.resume(finished_run, quiet=True)
@@ -330,6 +338,8 @@ print("code", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.fixture(scope="module")
 def attempts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """One run whole, one killed three times, one asked to stop; and what was said of them."""
+    if not hasattr(os, "fork"):
+        pytest.skip("children that are forked are needed")
     folder = tmp_path_factory.mktemp("attempts")
     photos = write_pictures(folder / "photos", dict.fromkeys(COLOURS, 10))
     script = folder / "killer.py"

@@ -204,4 +204,4 @@ def _read(file: Path, asked: Recipe) -> Recipe:
 
 
 def _absolute(data: str) -> str:
-    return data if data.startswith("hf/") else str(Path(data).absolute())
+    return data if data.startswith("hf/") else Path(data).absolute().as_posix()

@@ -33,7 +33,7 @@ from graft.data.items import Fault, Items, Modality, Problem, Text, display, nam
 from graft.data.scan import Progress
 from graft.data.texts import list_cut
 from graft.errors import BackboneError, BundleError, DataError, RecipeError
-from graft.files import new_file, parse_json
+from graft.files import kept_path, new_file, parse_json
 from graft.forward_trial import choose_forward
 from graft.inference import BATCH, Rows, check_finite
 from graft.numerics import Numerics, resolve_numerics
@@ -332,7 +332,7 @@ def _maker(given: str | Backbone | Bundle, backbone: Backbone) -> Maker:
         sha256=state_digest(backbone.trunk),  # as it is: the source tells how it once was
         input=_plain(backbone.preprocess),
         backbone=name if known else None,
-        bundle=None if folder is None else str(folder.resolve()),
+        bundle=None if folder is None else kept_path(folder.resolve()),
         size=source.options.get("size"),
         pooling=source.options.get("config", {}).get("pooling") if backbone.takes_text else None,
     )

@@ -19,7 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from graft.errors import GraftError
@@ -89,6 +89,11 @@ def half_written(name: str, of: Collection[str]) -> bool:
     return found is not None and found[1] in of
 
 
+def kept_path(path: PurePath) -> str:
+    """A path as it is written into files: with slashes, which every system reads."""
+    return path.as_posix()
+
+
 def point_to(path: Path, target: Path) -> None:
     """Let ``path`` lead to a folder: a symbolic link, or a text file for :func:`follow` where none can be.
 
@@ -105,7 +110,7 @@ def point_to(path: Path, target: Path) -> None:
         link.symlink_to(way, target_is_directory=True)
         _replace(link, path)
     except (OSError, NotImplementedError):
-        write_text(path, f"{_POINTER}{way.as_posix()}\n")
+        write_text(path, f"{_POINTER}{kept_path(way)}\n")
     finally:
         link.unlink(missing_ok=True)
 

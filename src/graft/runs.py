@@ -32,7 +32,16 @@ from graft.data.items import Splits, label_of
 from graft.diagnosis.findings import Finding
 from graft.errors import RunError, TrainingError, WorkersLost
 from graft.evidence import Evidence
-from graft.files import follow, half_written, new_file, point_to, read_json, write_json, write_text
+from graft.files import (
+    follow,
+    half_written,
+    kept_path,
+    new_file,
+    point_to,
+    read_json,
+    write_json,
+    write_text,
+)
 from graft.numerics import is_main
 from graft.plan import VERSION, Phase, Plan, describe_network
 from graft.recipe import Recipe, make_recipe
@@ -257,10 +266,10 @@ def _from_anywhere(recipe: Recipe) -> Recipe:
     path = recipe.data.path
     if path:
         of_hub = path.startswith("hf/") and not Path(path).exists()
-        whole = _from_hub(path) if of_hub else str(Path(path).absolute())
+        whole = _from_hub(path) if of_hub else kept_path(Path(path).absolute())
         changes["data"] = recipe.data.model_copy(update={"path": whole})
     if recipe.weights is not None:
-        changes["weights"] = str(Path(recipe.weights).absolute())
+        changes["weights"] = kept_path(Path(recipe.weights).absolute())
     if recipe.backbone.startswith("hf/"):
         changes["backbone"] = _from_hub(recipe.backbone)
     return recipe.model_copy(update=changes)
@@ -268,7 +277,7 @@ def _from_anywhere(recipe: Recipe) -> Recipe:
 
 def _from_hub(name: str) -> str:
     """hf/./folder with the folder's absolute path; an id as it is."""
-    return f"hf/{Path(name.removeprefix('hf/')).absolute()}" if name.startswith("hf/.") else name
+    return f"hf/{kept_path(Path(name.removeprefix('hf/')).absolute())}" if name.startswith("hf/.") else name
 
 
 def open_run(path: str | Path) -> Run:

@@ -7,6 +7,7 @@ import multiprocessing
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,18 @@ def test_a_worker_that_is_killed_is_one_error_of_ours(
     with pytest.raises(WorkersLost, match=r"ended unexpectedly .*train\.workers=0") as error:
         list(batches)
     assert error.value.exit_code == 1
+
+
+@pytest.mark.odd_input("Systems")
+def test_workers_that_are_spawned_decode_the_same(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No fork (Windows, macOS): workers are started anew, and decode the same pictures."""
+    monkeypatch.setattr(dataset, "sys", SimpleNamespace(platform="win32"))
+    assert dataset._context().get_start_method() == "spawn"
+    batches = [[(0, 1), (3, 2)]]
+    for one, other in zip(loader(pictures, batches, workers=1), loader(pictures, batches), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_a_worker_leaves_signals_to_its_parent_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
