@@ -89,7 +89,7 @@ OWNERS = {
         "reporting/drawing.py",
         "reporting/drawn.py",
     },
-    "tokenizers": {"backbones/tokenizer.py", "backbones/tokenizer_limits.py"},
+    "tokenizers": {"backbones/tokenizer_limits.py"},
     "transformers": {"backbones/tokenizer.py", "backbones/transformers.py"},
     "scipy": {"advice/ranking.py", "advice/scores.py", "comparing.py", "diagnosis/alike.py"},
     "sklearn": {"diagnosis/from_nothing.py", "advice/scores.py", "demo.py"},

@@ -7,7 +7,7 @@ from typing import Any
 
 from graft.backbones.contract import Encoding, Pooling
 from graft.backbones.repository import find_optional, read_json_object
-from graft.backbones.tokenizer_limits import check_tokenizer, read_rules, reported
+from graft.backbones.tokenizer_limits import check_tokenizer, read_rules, reported, tokenizer_class
 from graft.errors import BackboneError
 from graft.files import MAX_JSON_BYTES, regular_file
 
@@ -37,8 +37,7 @@ def read_encoding(name: str, config: Any, max_length: int | None) -> Encoding:
     Raises:
         BackboneError: there is none, it cannot be read, or ``max_length`` is more than the network takes.
     """
-    from tokenizers import Tokenizer
-
+    library = tokenizer_class()
     found = find_optional(name, *_FILES)
     told = read_json_object(found[_TOLD]) if _TOLD in found else {}
     if not found.keys() - {_TOLD}:
@@ -49,7 +48,7 @@ def read_encoding(name: str, config: Any, max_length: int | None) -> Encoding:
         read_rules(_read(found[_WHOLE]), f"hf/{name}")
     with reported(BackboneError, f"The tokenizer of hf/{name} cannot be read"):
         if _WHOLE in found:
-            text = Tokenizer.from_file(str(found[_WHOLE])).to_str()
+            text = library.from_file(str(found[_WHOLE])).to_str()
         else:
             text = _converted(next(iter(found.values())).parent, config)
     check_tokenizer(text, config.vocab_size, f"hf/{name}")

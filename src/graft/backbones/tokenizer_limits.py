@@ -41,10 +41,9 @@ def check_tokenizer(text: str, vocabulary: int, what: str) -> None:
         BackboneError: naming ``what`` and the rule.
     """
     rules = read_rules(text, what)
+    library = tokenizer_class()
     with reported(BackboneError, f"The tokenizer of {what} cannot be read"):
-        from tokenizers import Tokenizer
-
-        tokens = Tokenizer.from_str(text).get_vocab(with_added_tokens=True)
+        tokens = library.from_str(text).get_vocab(with_added_tokens=True)
     most = max([*tokens.values(), rules.token], default=0)
     if most >= vocabulary:
         name = next((word for word, number in tokens.items() if number == most), "one around texts")
@@ -84,17 +83,31 @@ def read_rules(text: str, what: str = "this model") -> Rules:
     return Rules(growth, max(tokens, default=0), max(segments, default=0))
 
 
+def tokenizer_class() -> type[Tokenizer]:
+    """The class of the library tokenizers, which only texts need and the extra ``text`` installs.
+
+    Raises:
+        BackboneError: the library is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise BackboneError(
+            'Texts need the libraries transformers and tokenizers: pip install "graft-ml[text]".'
+        ) from None
+    return Tokenizer
+
+
 def open_tokenizer(text: str) -> Tokenizer:
     """A tokenizer that neither pads nor cuts.
 
     Raises:
         DataError: it cannot be opened.
     """
-    from tokenizers import Tokenizer
-
+    library = tokenizer_class()
     read_rules(text)
     with reported(DataError, "The tokenizer cannot be opened"):
-        found = Tokenizer.from_str(text)
+        found = library.from_str(text)
         found.no_padding()
         found.no_truncation()
     return found
