@@ -18,7 +18,7 @@ from graft.backbones.contract import Backbone
 from graft.bundle import Bundle, load_bundle
 from graft.checkpoint import Position
 from graft.conclusion import conclude
-from graft.diagnosis.training_checks import Watch
+from graft.diagnosis.training_checks import Watch, rates_are_own
 from graft.errors import Interrupted, RecipeError, WorkersLost
 from graft.numerics import is_main, world_size
 from graft.plan import Phase, Plan
@@ -169,7 +169,12 @@ def _logged(
 ) -> Generator[Record, None, Trained]:
     found = run.checkpoints.newest()
     task, plan = prepared.splits.task, prepared.plan
-    watch = Watch(plan.data.val, 0 if task.multi_label else task.classes)
+    watch = Watch(
+        plan.data.val,
+        0 if task.multi_label else task.classes,
+        warmups=[phase.warmup_steps if isinstance(phase, Phase) else 0 for phase in plan.phases],
+        own_rates=rates_are_own(prepared.recipe),
+    )
     position = found.position if found else Position()
     log = Log(run.folder, position.records, count_before(plan), watch, reached=_reached(plan, position))
     try:

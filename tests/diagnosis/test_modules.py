@@ -14,7 +14,7 @@ from small import TinyNet
 def batches(scale: float = 1.0, shift: float = 0.0, *, seed: int | None = 0) -> list[Any]:
     generator = torch.Generator()
     generator.manual_seed(seed) if seed is not None else generator.seed()
-    return [(scale * torch.randn(4, 3, 8, 8, generator=generator) + shift, torch.zeros(4))]
+    return [(scale * torch.randn(8, 3, 8, 8, generator=generator) + shift, torch.zeros(8))]
 
 
 def ready() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -69,11 +69,11 @@ def test_a_rate_that_is_too_high() -> None:
 
 def test_inputs() -> None:
     model, optimizer = ready()
-    bytes_ = [torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8)]
+    bytes_ = [torch.randint(0, 255, (8, 3, 8, 8), dtype=torch.uint8)]
     assert ids(model, bytes_, optimizer) == ["module.unscaled-inputs"]
     assert ids(model, batches(60.0, 120.0), optimizer) == ["module.unscaled-inputs"]
-    assert ids(model, [torch.rand(4, 3, 8, 8)], optimizer) == ["module.not-normalised"]
-    assert ids(model, [torch.zeros(4, 7, dtype=torch.int64)], optimizer) == []  # texts
+    assert ids(model, [torch.rand(8, 3, 8, 8)], optimizer) == ["module.not-normalised"]
+    assert ids(model, [torch.zeros(8, 7, dtype=torch.int64)], optimizer) == []  # texts
 
 
 def test_random_validation() -> None:
@@ -92,3 +92,57 @@ def test_nothing_is_changed() -> None:
     graft.doctor(model, batches(), optimizer, validation=batches())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
+
+
+def learnt() -> nn.Module:
+    """A network whose batch-norms are no longer as they were made."""
+    model = TinyNet().train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model
+
+
+def test_one_rate_for_pretrained_layers_and_the_head() -> None:
+    """Also where a schedule begins lower; not of fresh weights, of graded rates, or of a gentle one."""
+    model = learnt()
+    assert ids(model, batches(), torch.optim.AdamW(model.parameters(), lr=1e-3)) == ["module.even-rate"]
+    rising = torch.optim.Adam(model.parameters(), lr=1e-3)
+    torch.optim.lr_scheduler.LinearLR(rising, start_factor=0.01)
+    assert ids(model, batches(), rising) == ["module.even-rate"]
+    graded = torch.optim.AdamW(graft.param_groups(model, lr=1e-4, head_lr=1e-3))
+    for optimizer in (graded, torch.optim.AdamW(model.parameters(), lr=1e-4)):
+        assert ids(model, batches(), optimizer) == []
+    assert ids(model, batches(), torch.optim.SGD(model.parameters(), lr=1e-3)) == []
+    fresh = TinyNet().train()
+    assert ids(fresh, batches(), torch.optim.AdamW(fresh.parameters(), lr=1e-3)) == []
+
+
+def test_statistics_of_a_handful() -> None:
+    model = TinyNet().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    for count, expected in ((7, ["module.small-batches"]), (8, [])):
+        assert ids(model, [torch.randn(count, 3, 8, 8)], optimizer) == expected
+    graft.freeze_batchnorm(model)
+    assert ids(model, [torch.randn(2, 3, 8, 8)], optimizer) == ["module.frozen-in-optimizer"]
+
+
+def test_pictures_of_another_size_than_the_weights() -> None:
+    model, optimizer = ready()
+    for size, expected in ((8, []), (13, []), (14, ["module.input-size"]), (4, ["module.input-size"])):
+        assert ids(model, batches(), optimizer, size=size) == expected
+    model.pretrained_cfg = {"input_size": (3, 224, 224)}  # type: ignore[assignment]
+    assert ids(model, batches(), optimizer) == ["module.input-size"]
+
+
+def test_a_head_that_takes_another_number_of_features() -> None:
+    model, optimizer = ready()
+    model.fc = nn.Linear(32, 5)
+    optimizer = torch.optim.AdamW(graft.param_groups(model, lr=1e-4, head_lr=1e-3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    (finding,) = graft.doctor(model, batches(), optimizer)
+    assert finding.id == "module.head-inputs"
+    assert "fc takes 32 features and is given 16" in finding.measured
+    assert modes == [module.training for module in model.modules()]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

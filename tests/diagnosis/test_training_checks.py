@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import graft
 from graft.diagnosis.findings import Finding
-from graft.diagnosis.training_checks import Watch
+from graft.diagnosis.training_checks import OF_RATES, Watch, rates_are_own
+from graft.examination import examine
+from graft.preparation import prepare
+from graft.recipe import read_recipe
 from graft.runs import Run
-from small import COLOURS, SETTINGS, make_tiny, write_pictures
+from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
 
 
 def log(
@@ -116,3 +120,31 @@ def test_units_that_died_are_told(tmp_path: Path) -> None:
     bundle = graft.train(data, backbone=backbone, out=tmp_path / "run", quiet=True, **settings)
     (dead,) = [each for each in bundle.metrics["findings"] if each["id"] == "run.dead-gradients"]
     assert dead["measured"].startswith("stem, middle")
+
+
+def test_a_rise_in_the_warm_up_counts_where_it_does_not_come_back() -> None:
+    def said(steps: list[float], warmup: int) -> list[str]:
+        watch = Watch(200, 9, warmups=(0, warmup))
+        return [finding.id for record in log(steps=steps) for finding in watch.see(record)]
+
+    back = [1.0] * 25 + [6.0] * 5 + [1.0] * 20
+    assert said(back, 0) == ["run.spike"]
+    assert said(back, 40) == []
+    assert said([1.0] * 25 + [6.0] * 30, 40) == ["run.spike"]
+    assert said([0.01] * 25 + [0.2] * 5, 0) == []  # next to nothing
+
+
+@pytest.mark.parametrize(("count", "random"), [(4, True), (12, False)])
+def test_no_alarm_speaks_of_what_auto_chose(tmp_path: Path, count: int, random: bool) -> None:
+    """Nor of random labels, which nothing can learn; but of the same course with a rate of one's own."""
+    pictures = np.concatenate([make_pictures(label, count, 0) for label in COLOURS])
+    labels = np.repeat(list(COLOURS), count)
+    labels = np.random.default_rng(0).permutation(labels) if random else labels
+    auto = {key: value for key, value in SETTINGS.items() if key in ("backbone", "device")}
+    prepared = prepare(read_recipe(**auto), data=(pictures, labels.tolist()))
+    assert not [each.id for each in examine(prepared) if each.id.startswith("recipe.")]
+    bundle = graft.train((pictures, labels.tolist()), out=tmp_path / "run", quiet=True, **auto)
+    assert not [each["id"] for each in bundle.metrics["findings"] if each["id"] in OF_RATES]
+    assert rates_are_own(read_recipe(**auto))
+    assert not rates_are_own(read_recipe(**auto, train__lr=0.1))
+    assert not rates_are_own(read_recipe(**SETTINGS))

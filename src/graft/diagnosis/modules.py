@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.batchnorm import running_norms
+from graft.diagnosis import fitting
 from graft.diagnosis.findings import Finding, found
 
 HIGH = 1e-2  # for Adam and its kin
@@ -22,18 +23,21 @@ def doctor(
     optimizer: torch.optim.Optimizer | None = None,
     *,
     validation: Iterable[Any] | None = None,
+    size: int | None = None,
 ) -> tuple[Finding, ...]:
     """What is wrong with a model, its batches and its optimiser; call it just before the first step.
 
     Without an optimiser the model is taken to be evaluated on ``loader``. ``loader`` gives tensors, or
     tuples that begin with one; of each loader one batch is taken, of ``validation`` the same one twice.
-    Nothing is changed.
+    Nothing is changed. ``size``: the side in pixels of the pictures that the weights were trained with;
+    None: as the model says, where it does.
     """
+    batch = _first(loader)
     every = [
         *_modes(model, training=optimizer is not None),
         *_drift(model),
         *(_optimizer(model, optimizer) if optimizer is not None else ()),
-        *_inputs(loader),
+        *(_batch(model, batch, size, training=optimizer is not None) if batch is not None else ()),
         *(_random(validation) if validation is not None else ()),
     ]
     return tuple(every)
@@ -138,7 +142,8 @@ def _optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[F
             cure="Make the optimiser after the last change to the model.",
         )
     adaptive = "adam" in type(optimizer).__name__.lower()
-    fastest = max(float(group["lr"]) for group in optimizer.param_groups)
+    fastest = max(map(fitting.peak_rate, optimizer.param_groups))
+    yield from fitting.even_rate(model, optimizer, HIGH)
     if adaptive and fastest >= HIGH:
         yield found(
             "module.high-rate",
@@ -150,9 +155,16 @@ def _optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[F
         )
 
 
-def _inputs(loader: Iterable[Any]) -> Iterator[Finding]:
-    batch = _first(loader)
-    if batch is None or batch.ndim != 4:
+def _batch(model: nn.Module, batch: Tensor, size: int | None, *, training: bool) -> Iterator[Finding]:
+    yield from _inputs(batch)
+    yield from fitting.input_size(model, batch, size)
+    yield from fitting.head_inputs(model, batch)
+    if training:
+        yield from fitting.few_items(model, batch)
+
+
+def _inputs(batch: Tensor) -> Iterator[Finding]:
+    if batch.ndim != 4:
         return
     if not batch.is_floating_point() or float(batch.max()) > BYTES:
         yield found(

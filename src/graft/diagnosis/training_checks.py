@@ -6,19 +6,26 @@ A record here is what ``metrics.jsonl`` holds of it: plain values (see :mod:`gra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from graft.diagnosis.findings import Finding, found
+from graft.recipe import Recipe
 from graft.records import LOOKED_AT
+from graft.strategies import decides_by_evidence
 
+_OF_COURSE = {  # settings that decide how fast, how long and on what it trains
+    *("lr", "head_lr", "lowest_lr", "layer_decay", "rates", "optimizer", "schedule", "warmup", "clip"),
+    *("epochs", "batch_size", "batchnorm", "augmentation", "weight_decay", "class_weights", "focal"),
+}
 BEFORE, SPIKE = 20, 3.0  # steps whose median loss a later one exceeds so many times
 LITTLE, LONG = 0.02, 5  # share that the training loss falls by, in so many epochs: too slow
 APART, RISEN = 0.5, 1.2  # training loss beside where it began, and validation loss beside its lowest
 SURE = 0.3  # training loss in nats above which there was something left to learn
 DEAD = 20  # steps in a row without a gradient
+OF_RATES = frozenset({"run.spike", "run.overfitting", "run.too-slow", "run.forgetting"})  # and of lengths
 FEW = 1 / 4  # of the directions that so many classes need, in which the features still spread
 
 
@@ -26,27 +33,46 @@ FEW = 1 / 4  # of the directions that so many classes need, in which the feature
 class _Course:
     """What one phase told: losses by step with their rates, and what each epoch validated.
 
-    ``idle``: for each stage, how many steps in a row it has had no gradient.
+    ``idle``: for each stage, how many steps in a row it has had no gradient. ``usual``: the loss before the
+    first rise in a warm-up.
     """
 
     number: int
     steps: list[tuple[float, float]] = field(default_factory=list)
     idle: dict[str, int] = field(default_factory=dict)
+    usual: float | None = None
     train: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     ranks: list[float] = field(default_factory=list)
 
 
+def rates_are_own(recipe: Recipe) -> bool:
+    """Whether graft itself decided by evidence how fast and how long everything trains."""
+    settings = (recipe, recipe.train, *recipe.phase.values())
+    asked = {name for each in settings for name in each.model_fields_set if getattr(each, name) is not None}
+    return decides_by_evidence(recipe) and not asked & _OF_COURSE
+
+
 class Watch:
     """Looks at records as they come and tells each finding once.
 
     ``validated``: how many items are validated on, of which about 512 are looked at. ``classes``: of a
-    single-label task; 0 of others.
+    single-label task; 0 of others. ``warmups``: the steps of warm-up of each phase. ``own_rates``: graft
+    itself chose rates and lengths, by what was measured (:func:`rates_are_own`); what they lead to is then
+    not told as a mistake, and the weights that did best are kept.
     """
 
-    def __init__(self, validated: int = 0, classes: int = 0) -> None:
+    def __init__(
+        self,
+        validated: int = 0,
+        classes: int = 0,
+        *,
+        warmups: Sequence[int] = (),
+        own_rates: bool = False,
+    ) -> None:
         self.validated, self.classes = validated, classes
+        self.warmups, self.own_rates = tuple(warmups), own_rates
         self._course = _Course(0)
         self._told: set[str] = set()
 
@@ -55,7 +81,8 @@ class Watch:
         number = record["phase"] + 1
         if number != self._course.number:
             self._course = _Course(number)
-        new = [finding for finding in self._look(record, self._course) if finding.id not in self._told]
+        silent = self._told | (OF_RATES if self.own_rates else frozenset())
+        new = [finding for finding in self._look(record, self._course) if finding.id not in silent]
         self._told |= {finding.id for finding in new}
         return tuple(new)
 
@@ -64,7 +91,7 @@ class Watch:
         if kind == "stepped":
             course.steps.append((record["loss"], record["rate"]))
             course.idle = {stage: course.idle.get(stage, 0) + 1 for stage in record.get("idle", ())}
-            yield from _spike(course)
+            yield from _spike(course, self._warmup(record["phase"]))
             yield from _dead(course)
         elif kind == "validated":
             _note_epoch(record, course)
@@ -73,6 +100,9 @@ class Watch:
             yield from _overfit(course)
             yield from _slow(course)
             yield from _forgot(course, self.validated)
+
+    def _warmup(self, phase: int) -> int:
+        return self.warmups[phase] if phase < len(self.warmups) else 0
 
 
 def _note_epoch(record: dict[str, Any], course: _Course) -> None:
@@ -85,19 +115,28 @@ def _note_epoch(record: dict[str, Any], course: _Course) -> None:
         course.ranks.append(record["rank"])
 
 
-def _spike(course: _Course) -> Iterator[Finding]:
-    """Whether the last three losses lie above those before them."""
+def _spike(course: _Course, warmup: int) -> Iterator[Finding]:
+    """Whether the last three losses lie above what was usual, and above what is next to nothing.
+
+    In a warm-up a loss may rise and come back: one that did is no mistake, so what was usual before the
+    first rise is kept until the warm-up ends, and what is lost is told there.
+    """
     place = len(course.steps) - 3
     if place < BEFORE:
         return
-    losses = [loss for loss, _ in course.steps[place - BEFORE :]]
-    usual = median(losses[:BEFORE])
-    if usual > 0 and min(losses[BEFORE:]) > SPIKE * usual:
+    last = [loss for loss, _ in course.steps[place:]]
+    usual = course.usual or median(loss for loss, _ in course.steps[place - BEFORE : place])
+    if not (usual > 0 and min(last) > max(SPIKE * usual, SURE)):
+        course.usual = course.usual if place < warmup else None
+    elif place < warmup:
+        course.usual = usual
+    else:
+        course.usual = None
         risen = ", after the rate rose" if course.steps[place][1] > course.steps[place - BEFORE][1] else ""
         yield found(
             "run.spike",
             "warning",
-            f"The loss jumps from {usual:.3g} to {losses[BEFORE]:.3g} at step {place + 1} of phase "
+            f"The loss jumps from {usual:.3g} to {last[0]:.3g} at step {place + 1} of phase "
             f"{course.number}{risen}",
             why="Such a step throws away what was learnt before it.",
             cure="A smaller rate (train.lr), a longer warm-up (train.warmup) or train.clip=1.0.",
