@@ -42,7 +42,7 @@ from graft.cli_options import (
     reading_recipe,
 )
 from graft.errors import DONE, FAILED, GraftError, Interrupted, quote
-from graft.system.escaping import say
+from graft.system.escaping import printable, say
 from graft.system.launch import find_launch
 from graft.system.streams import guarded_streams
 
@@ -265,7 +265,7 @@ def predict(
     if out is not None:
         write_text(out, found.to_text(style or "csv"))
     elif style in ("csv", "jsonl"):
-        sys.stdout.write(found.to_text(style))
+        _write(found.to_text(style))
     elif not as_json:
         make_console().print(prediction_table(found))
     show_problems(make_console(stderr=True), found.problems)
@@ -549,6 +549,11 @@ def _call() -> int:
     except OSError as error:
         say(f"graft: {error.filename or 'A file'}: {error.strerror or error}.", sys.stderr)
         return FAILED
+
+
+def _write(text: str) -> None:
+    """Write what programs read to standard output; to a terminal, as it can be shown."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
 
 
 def _follow(prepared: Prepared, run: Run, console: Console, *, as_json: bool) -> None:

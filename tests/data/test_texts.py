@@ -99,6 +99,17 @@ def test_little_padding_is_computed() -> None:
     assert sum(30 * lengths[batch].max() for batch in at_random) / lengths.sum() > 2.0
 
 
+@pytest.mark.odd_input("Texts")
+@pytest.mark.parametrize("said, most", [("a film", 2), (("a film", "good"), 3)])
+def test_a_text_needs_room_beside_its_special_tokens(encoding: Encoding, said: Any, most: int) -> None:
+    """A tokenizer whose special tokens take up the whole length that the network reads: it is refused."""
+    with pytest.raises(
+        DataError, match=f"{most} tokens around each text, and the network takes {most} in all"
+    ):
+        _ = Texts(items(said), replace(encoding, max_length=most)).lengths
+    assert Texts(items(said), replace(encoding, max_length=most + 1)).lengths.tolist() == [most + 1]
+
+
 def test_long_texts_are_cut_and_counted(encoding: Encoding) -> None:
     given = items(words(30), "good", (words(20), "bad"))
     source = Texts(given, encoding)

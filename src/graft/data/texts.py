@@ -135,6 +135,7 @@ def _tokenise(items: Items, encoding: Encoding) -> list[Tokens]:
     tokenizer, most = open_tokenizer(encoding.tokenizer), encoding.max_length
     letters = MOST_NORMALISED // read_rules(encoding.tokenizer).growth
     given = [_given(source, letters) for source in items.sources]
+    _check_room(tokenizer.num_special_tokens_to_add(any(isinstance(each, tuple) for each in given)), most)
     with reported(DataError, "The tokenizer cannot read these texts"):
         found = [
             (each.ids, each.type_ids, len(each.ids))
@@ -150,6 +151,16 @@ def _tokenise(items: Items, encoding: Encoding) -> list[Tokens]:
         (np.array(ids or [0], np.int32), np.array(kinds or [0], np.int32), max(1, whole))
         for ids, kinds, whole in found
     ]
+
+
+def _check_room(around: int, most: int) -> None:
+    """Raises DataError where the tokens that are put around a text leave no room for it among ``most``."""
+    if around >= most:
+        raise DataError(
+            f"The tokenizer puts {around} tokens around each text, and the network takes {most} in all, so "
+            "that no room is left for the text. Set a larger data.max_length, as far as the network goes, "
+            "or take the tokenizer that belongs to it."
+        )
 
 
 def list_cut(items: Items, encoding: Encoding) -> tuple[Problem, ...]:
