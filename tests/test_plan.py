@@ -176,6 +176,17 @@ def test_a_plan_survives_being_written_down(strategy: str, head: str) -> None:
     assert plan_for(backbone_for(strategy), strategy=strategy, head=head, train__lr=1 / 3e5) == plan
 
 
+def test_a_head_with_a_dropout_for_each_layer_survives_being_written_down() -> None:
+    plan = plan_for(make_tiny(), strategy="full", head="mlp", head_dropout=[0.1, 0.6])
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.make_head().dropout == (0.1, 0.6)
+    dropouts = [m for m in again.make_head().build(seed=0).modules() if isinstance(m, torch.nn.Dropout)]
+    assert [dropout.p for dropout in dropouts] == [0.1, 0.6]
+    with pytest.raises(RecipeError, match=r"head_dropout has two shares.*linear head has one layer"):
+        plan_for(make_tiny(), strategy="full", head_dropout=[0.1, 0.6])
+
+
 def test_a_plan_with_unknown_or_missing_keys_is_refused() -> None:
     text = plan_for(TINY["pretrained"]).to_json()
     for damaged in (text.replace('"seed"', '"sead"'), text.replace('"kind": "solve"', '"kind": "x"'), "{}"):

@@ -101,6 +101,15 @@ def test_without_a_classifier_that_comes_last_stages_are_those_of_the_backbone()
     assert surgery.stages_of(net, example) == expected
 
 
+def test_freeze_takes_parts_of_names_and_patterns() -> None:
+    for choice in ("layer", "layer?.*", ["ayer1", "layer[23].*"]):
+        net = Net().train()
+        surgery.freeze(net, choice, example=PICTURES)
+        frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+        assert frozen == {name for name, _ in net.named_parameters() if name.startswith("layer")}
+        assert not any(m.training for n, m in net.named_modules() if n.startswith("layer") and "." in n)
+
+
 def test_a_wrong_stage_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(BackboneError, match=r"'layr1'.*'layer1'"):
         surgery.freeze(Net(), "layr1")
@@ -233,6 +242,17 @@ def test_wrong_heads_are_refused(options: dict[str, object], word: str) -> None:
         surgery.make_head(8, 3, **{"kind": "mlp", **options})  # type: ignore[arg-type]
     with pytest.raises(BackboneError, match="classes"):
         surgery.make_head(8, 0)
+
+
+def test_an_mlp_has_a_dropout_for_each_layer() -> None:
+    net = Net()
+    head = surgery.replace_head(net, 3, kind="mlp", dropout=(0.1, 0.6))
+    assert [m.p for m in head.modules() if isinstance(m, nn.Dropout)] == [0.1, 0.6]
+    for kind, shares in {"mlp": (0.1,), "linear": (0.1, 0.2)}.items():
+        with pytest.raises(BackboneError, match=f"a head of kind {kind} has"):
+            surgery.make_head(8, 3, kind=kind, dropout=shares)  # type: ignore[arg-type]
+    with pytest.raises(BackboneError, match="at least 0 and below 1"):
+        surgery.make_head(8, 3, kind="mlp", dropout=(0.1, 1.0))
 
 
 def test_make_head_has_dropout_where_asked() -> None:

@@ -433,7 +433,9 @@ def run_demo(
 
 @app.command()
 def models(
-    pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern: timm/vit_*.")] = "",
+    patterns: Annotated[
+        list[str] | None, typer.Argument(help="Parts of names, or patterns: timm/vit_* resnet.")
+    ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Only with weights.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -441,7 +443,7 @@ def models(
     from graft.backbones.catalog import find_models
     from graft.catalog_tables import models_table
 
-    found = find_models(pattern, pretrained=pretrained)
+    found = find_models(*(patterns or ()), pretrained=pretrained)
     if as_json:
         print_json({"models": [asdict(entry) for entry in found]})
         return

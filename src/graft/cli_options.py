@@ -44,7 +44,10 @@ Strategy = Annotated[
 Weights = Annotated[Path | None, typer.Option(help="Local file with the backbone's weights.")]
 Targets = Annotated[
     str | None,
-    typer.Option(help="Of lora: which layers get an adapter: all, attention, or a regular expression."),
+    typer.Option(
+        help="Of lora: which layers get an adapter: all, attention, ends of names as query,value, or a "
+        "regular expression."
+    ),
 ]
 StoreLimit = Annotated[
     float | None,

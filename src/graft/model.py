@@ -25,10 +25,14 @@ class Head:
     classes: int
     kind: Literal["linear", "mlp"] = "linear"
     hidden: int = 256
-    dropout: float = 0.0
+    dropout: float | tuple[float, float] = 0.0
+    """Before each linear layer; or before the first and the second of an mlp."""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        if isinstance(self.dropout, tuple):  # as it comes back from JSON
+            values["dropout"] = list(self.dropout)
+        return values
 
     def build(self, *, seed: int) -> nn.Module:
         """The module, random as a function of ``seed`` alone."""

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from torch import nn
 
 from graft.adapters import check_adapters
@@ -138,7 +138,7 @@ class Plan(Frozen):
 
     def make_head(self) -> Head:
         """The head as a value of the model's."""
-        return Head(**self.head)
+        return TypeAdapter(Head).validate_python(self.head)
 
     @property
     def parameters(self) -> int:

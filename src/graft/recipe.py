@@ -36,6 +36,15 @@ PartNames: TypeAlias = _Name | Annotated[tuple[_Name, ...], Field(min_length=1)]
 """One folder or table, or several; None: as names say."""
 
 
+def _split_names(value: Any) -> Any:
+    """``"a, b"`` as ``["a", "b"]``."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+"""A list of names, or one text with commas between them."""
+
+
 class DataSettings(Frozen):
     """Where the labelled data is and how it is read."""
 
@@ -191,6 +200,15 @@ def room_of(limit: int) -> int:
     return limit // 2
 
 
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def _joined(value: Any) -> Any:
+    """``["query", "value"]`` as ``"query,value"``."""
+    several = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+    return ",".join(value) if several else value
+
+
 class AdapterSettings(Frozen):
     """Low-rank adapters, for the strategies that train them (lora)."""
 
@@ -206,9 +224,9 @@ class AdapterSettings(Frozen):
     """Learn the size of each output's weights apart from their direction (DoRA, Liu et al., 2024)."""
     bias: Literal["none", "targets", "all"] = "none"
     """Which biases train beside the adapters: those of adapted layers, or all in the same stages."""
-    targets: str = Field(default="all", min_length=1)
-    """Layers that get an adapter: all (linear ones; in CNNs the convolutions too), attention, or a regular
-    expression that their whole names match."""
+    targets: Annotated[str, BeforeValidator(_joined)] = Field(default="all", min_length=1)
+    """Layers that get an adapter: all (linear ones; in CNNs the convolutions too), attention, the ends of
+    their names as query,value, or a regular expression that their whole names match."""
     quantize: Literal["none", "4bit"] = "none"
     """4bit: the frozen weights of adapted layers in NF4 (QLoRA, Dettmers et al., 2023), by bitsandbytes on
     a CUDA device."""
@@ -239,8 +257,9 @@ class Recipe(Frozen):
     """linear, or dropout - linear - ReLU - dropout - linear."""
     head_hidden: int = Field(default=256, ge=1)
     """Width of the mlp head's hidden layer."""
-    head_dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
-    """Dropout before each linear layer of the head; None: 0 for linear, 0.25 for mlp."""
+    head_dropout: Share | tuple[Share, Share] | None = None
+    """Dropout before each linear layer of the head, or of an mlp one share a layer, as [0.25, 0.5]; None: 0
+    for linear, 0.25 for mlp."""
     head_init: Literal["auto", "solved", "random"] = "auto"
     """How the head starts; auto solves it to its optimum wherever it can be solved."""
     contrast: int | None = Field(default=None, ge=0)
@@ -250,11 +269,18 @@ class Recipe(Frozen):
     train: TrainSettings = TrainSettings()
     phase: dict[Annotated[int, Field(ge=1)], PhaseSettings] = Field(default_factory=dict)
     """What single phases do otherwise, by their number in the plan: phase.2.augmentation=none."""
-    thaw: dict[Annotated[int, Field(ge=0)], tuple[str, ...]] | None = None
-    """For the strategy gradual: which stages begin to train at which epoch, as {"0": ["layer4"]}."""
+    thaw: dict[Annotated[int, Field(ge=0)], Names] | None = None
+    """For the strategy gradual: which stages begin to train at which epoch, as {"0": ["layer4"]}: names,
+    patterns, or parts of names; several also as "layer3,layer2"."""
     final: FinalSettings = FinalSettings()
     reuse: ReuseSettings = ReuseSettings()
     adapters: AdapterSettings = AdapterSettings()
+
+    @model_validator(mode="after")
+    def _one_share_a_layer(self) -> Self:
+        if isinstance(self.head_dropout, tuple) and self.head == "linear":
+            raise ValueError("head_dropout has two shares, and a linear head has one layer; set head=mlp")
+        return self
 
     @property
     def drop_path(self) -> float:
@@ -418,7 +444,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "value_error":  # one of ours
         message = str(problem["ctx"]["error"])
         if isinstance(problem["input"], dict):  # of several settings together, which it names
-            return f"{message}." if message.startswith(f"{key}.") else f"{key}: {message}."
+            return f"{key}: {message}." if key and not message.startswith(f"{key}.") else f"{message}."
     else:
         message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key} = {quote(problem['input'])}: {message}."

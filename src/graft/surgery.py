@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Sequence
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
@@ -55,7 +56,8 @@ def freeze(module: nn.Module, stages: Selection = None, *, example: Tensor | Non
         stages: stages (of :func:`stages_of` or of a backbone), or names of modules or parameters,
             or beginnings of them up to a dot ("layer1", "blocks.3"), or names that no part of the
             module has and a stage of :func:`stages_of` does ("stem"), or "head" for the whole
-            classifiers wherever they are; None: everything.
+            classifiers wherever they are, or else parts of names ("bn", "layer") and patterns
+            ("layer[34].*"); None: everything.
         example: as in :func:`stages_of`; only looked at for such names of stages.
 
     Raises:
@@ -275,7 +277,19 @@ def _select(
     inside_m = [n for n, _ in module.named_modules() if any(is_within(n, each) for each in wanted)]
     if inside_p or inside_m:
         return inside_p, inside_m
-    return _select(_find_stage(choice, module, example), module, example)
+    try:
+        return _select(_find_stage(choice, module, example), module, example)
+    except BackboneError:
+        inside_p = [name for name, _ in module.named_parameters() if choice and _has(name, choice)]
+        inside_m = [name for name, _ in module.named_modules() if choice and _has(name, choice)]
+        if inside_p or inside_m:
+            return inside_p, inside_m
+        raise
+
+
+def _has(name: str, part: str) -> bool:
+    """Whether a name contains this part, or fits it where it is a pattern."""
+    return fnmatchcase(name, part) if any(sign in part for sign in "*?[") else part in name
 
 
 def _find_stage(choice: str, module: nn.Module, example: Tensor | None) -> Stage:

@@ -157,3 +157,19 @@ def test_a_stage_without_layers_is_refused() -> None:
     backbone = make_tiny()
     with pytest.raises(RecipeError, match="no layer in the stages"):
         find_targets(backbone, (), "all", rank=2, shifts=False)
+
+
+@pytest.mark.odd_input("Building blocks and advice")
+def test_targets_by_the_ends_of_their_names(tmp_path: Path) -> None:
+    """`--targets query,value`, or a list: the layers whose names end so; an ending of none is refused."""
+    backbone = load_backbone(f"hf/{write_model(tmp_path, 'bert')}")
+    every = names(backbone)
+    found = names(backbone, AdapterSettings.model_validate({"targets": ["query", "value"]}).targets)
+    assert found == [name for name in every if name.endswith((".query", ".value"))] != []
+    assert names(backbone, "query, value,") == found
+    assert names(backbone, "self.query") == [name for name in found if name.endswith("query")]
+    assert set(names(backbone, "attention,dense")) > set(found)
+    with pytest.raises(RecipeError, match=r"ends with 'quary'. Did you mean 'query'"):
+        names(backbone, "quary,value")
+    with pytest.raises(RecipeError, match="matches no layer"):
+        names(backbone, "uery")

@@ -41,3 +41,14 @@ def test_description_adds_up() -> None:
     assert sum(part.parameters for part in described.children) == described.parameters
     assert described.head == "fc" and described.labels == 200
     json.dumps(described.to_dict())
+
+
+def test_several_patterns_give_what_any_finds() -> None:
+    both = [info.id for info in catalog.find_models("torchvision/resnet18", "timm/vit_tiny_*")]
+    one, other = (catalog.find_models(name) for name in ("torchvision/resnet18", "timm/vit_tiny_*"))
+    assert sorted(both) == sorted(info.id for info in [*one, *other])
+    assert len(catalog.find_models("resnet18", "torchvision/resnet18")) == len(
+        catalog.find_models("resnet18")
+    )
+    with pytest.raises(BackboneError, match="No backbone matches 'resnett50'"):
+        catalog.find_models("vit_tiny", "resnett50")

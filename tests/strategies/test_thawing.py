@@ -109,6 +109,15 @@ def test_a_table_says_which_stages_thaw_when() -> None:
     assert [phase.rates.stages for phase in phases] == [pytest.approx(halved(names)) for names in expected]
 
 
+def test_a_table_takes_parts_of_names_and_lists_in_one_text() -> None:
+    stages = NETWORKS["resnet"]
+    lists = phases_of(strategy="gradual", stages=stages, thaw={"0": ["layer4"], "2": ["layer2", "layer3"]})
+    texts = phases_of(strategy="gradual", stages=stages, thaw={"0": "layer4", "2": "layer3, layer2"})
+    assert texts == lists
+    whole = phases_of(strategy="gradual", stages=stages, thaw={"0": "ayer4", "2": "yer", "3": "stem"})
+    assert [phase.stages for phase in whole] == [stages[-1:], stages[1:], stages]
+
+
 def test_a_table_that_begins_at_once() -> None:
     assert kinds_of(strategy="gradual", thaw={"0": ["top"]}) == ["solve", "train"]
     alone, phase = phases_of(strategy="gradual", thaw={"0": ["top"]}, head_init="random", epochs=4)

@@ -18,9 +18,10 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from graft.backbones.contract import Backbone, Target
-from graft.errors import RecipeError, quote
+from graft.errors import RecipeError, quote, suggest
 
 ATTENTION = re.compile(r"(^|[._])(\w*attn\w*|\w*attention\w*|[qkvo]_proj|qkv)([._]|$)", re.IGNORECASE)
+NAMES = re.compile(r"[\w.\-]+(\s*,\s*[\w.\-]+)*\s*,?")  # a regular expression has other signs as well
 MOSTLY = 0.5  # share of a network's multiplying weights that lie in linear layers, above which it is no CNN
 _GPT2 = "Conv1D"  # a linear layer with its weight transposed
 
@@ -30,11 +31,12 @@ def find_targets(
 ) -> tuple[tuple[Target, ...], tuple[str, ...]]:
     """The targets in ``stages`` in the network's order, and the layers that it reads and does not call.
 
-    ``wanted``: all, attention, or a regular expression that a layer's whole name must match. ``shifts``:
-    whether an adapter also has a size for each output (DoRA).
+    ``wanted``: all, attention, ends of names with commas between them (``query,value``, from a dot on),
+    or a regular expression that a layer's whole name must match. ``shifts``: whether an adapter also has a
+    size for each output (DoRA).
 
     Raises:
-        RecipeError: nothing is found, or the expression is none.
+        RecipeError: nothing is found, for one of several names, or the expression is none.
     """
     trunk = backbone.trunk
     called = _called(backbone)
@@ -93,6 +95,8 @@ def _chosen(layers: dict[str, nn.Module], wanted: str) -> list[str]:
     if wanted == "attention":
         return [name for name in layers if ATTENTION.search(name)]
     if wanted != "all":
+        if NAMES.fullmatch(wanted):
+            return _named(layers, [part.strip() for part in wanted.split(",") if part.strip()])
         try:
             pattern = re.compile(wanted)
         except re.error as error:
@@ -106,6 +110,23 @@ def _chosen(layers: dict[str, nn.Module], wanted: str) -> list[str]:
     if sizes[False] > MOSTLY * sum(sizes.values()):
         return [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d)]
     return list(layers)
+
+
+def _named(layers: Collection[str], ends: Sequence[str]) -> list[str]:
+    """The layers whose names end so, or are of attention where that is asked; in the network's order."""
+    found: set[str] = set()
+    for end in ends:
+        fitting = {name for name in layers if f".{name}".endswith(f".{end}")}
+        if end == "attention":
+            fitting |= {name for name in layers if ATTENTION.search(name)}
+        if not fitting and len(ends) > 1:
+            near = suggest(end, {name.rpartition(".")[2] for name in layers})
+            raise RecipeError(
+                f"adapters.targets: no layer in the stages that would train has a name that ends with "
+                f"{quote(end)}.{near}"
+            )
+        found |= fitting
+    return [name for name in layers if name in found]
 
 
 def _describe(name: str, layer: nn.Module, stage: str, rank: int, shifts: bool) -> Target:
@@ -135,8 +156,9 @@ def _nothing(backbone: Backbone, layers: dict[str, nn.Module], wanted: str, unre
     if not layers:
         return f"{name} has no layer in the stages that would train which an adapter could go around."
     return (
-        f"adapters.targets = {quote(wanted)} matches no layer of {name} in the stages that would train. "
-        f"Layers there: {_few(list(layers))}. Take all, or a regular expression that matches whole names."
+        f"adapters.targets = {quote(wanted)} matches no layer of {name} in the stages that would train. Layers "
+        f"there: {_few(list(layers))}. Take all, ends of these names, or a regular "
+        "expression that matches whole ones."
     )
 
 

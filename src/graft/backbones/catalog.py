@@ -74,28 +74,30 @@ class Description:
         return asdict(self)
 
 
-def find_models(pattern: str = "", pretrained: bool = False) -> list[ModelInfo]:
-    """Models whose id (``library/name``) contains ``pattern``, or matches it where it has * or ?.
+def find_models(*patterns: str, pretrained: bool = False) -> list[ModelInfo]:
+    """Models whose id (``library/name``) contains any of ``patterns``, or matches it where it has * or ?.
 
     Args:
+        patterns: none: every model.
         pretrained: only those that have pretrained weights.
 
     Raises:
-        BackboneError: nothing is found.
+        BackboneError: one of the patterns finds nothing.
     """
-    wanted = pattern.lower()
-    glob = any(sign in wanted for sign in "*?[")
-    found = [
-        info
-        for info in _everything()
-        if (fnmatchcase(info.id.lower(), wanted) if glob else wanted in info.id.lower())
-        and (info.weights or not pretrained)
-    ]
-    if not found:
-        names = [info.id for info in _everything()]
-        near = suggest(pattern, [*names, *(name.partition("/")[2] for name in names)])
-        raise BackboneError(f"No backbone matches {quote(pattern)}.{near}")
-    return found
+    known = [info for info in _everything() if info.weights or not pretrained]
+    found: set[str] = set()
+    for pattern in patterns or ("",):
+        fitting = {info.id for info in known if _fits(info.id.lower(), pattern.lower())}
+        if not fitting:
+            names = [info.id for info in _everything()]
+            near = suggest(pattern, [*names, *(name.partition("/")[2] for name in names)])
+            raise BackboneError(f"No backbone matches {quote(pattern)}.{near}")
+        found |= fitting
+    return [info for info in known if info.id in found]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) if any(sign in pattern for sign in "*?[") else pattern in name
 
 
 def describe(backbone: Backbone) -> Description:

@@ -5,6 +5,7 @@ What the head is says :mod:`graft.backbones.locating`: the whole module that a n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
@@ -14,6 +15,7 @@ from graft.backbones.locating import USUAL_NAMES, Classifier, Removed, locate_he
 from graft.errors import BackboneError, quote, suggest
 
 HeadKind = Literal["linear", "mlp"]
+Dropout = float | Sequence[float] | None
 
 
 def head_of(module: nn.Module) -> tuple[str, nn.Module]:
@@ -48,7 +50,7 @@ def make_head(
     classes: int,
     kind: HeadKind = "linear",
     hidden: int = 256,
-    dropout: float | None = None,
+    dropout: Dropout = None,
 ) -> nn.Module:
     """A new head [B, features] -> [B, classes] with random weights.
 
@@ -56,7 +58,8 @@ def make_head(
         kind: linear (one linear layer, behind dropout if any), or mlp (dropout, linear, ReLU,
             dropout, linear).
         hidden: width of the mlp's middle.
-        dropout: share of features dropped in training; None: 0 for linear, 0.25 for mlp.
+        dropout: share of features dropped in training, before each linear layer; of an mlp also two
+            shares, one a layer; None: 0 for linear, 0.25 for mlp.
 
     Raises:
         BackboneError: an unknown kind, or a number out of range.
@@ -70,7 +73,7 @@ def replace_head(
     *,
     kind: HeadKind = "linear",
     hidden: int = 256,
-    dropout: float | None = None,
+    dropout: Dropout = None,
 ) -> nn.Module:
     """Give ``module`` a new, random classifier in place; the output becomes [B, classes].
 
@@ -141,20 +144,35 @@ def _build_head(
     classes: int,
     kind: str,
     hidden: int,
-    dropout: float | None,
+    dropout: Dropout,
 ) -> nn.Module:
     _check(features=features, classes=classes, hidden=hidden)
-    share = (0.25 if kind == "mlp" else 0.0) if dropout is None else dropout
-    if not 0.0 <= share < 1.0:
-        raise BackboneError(f"dropout = {share}: it must be at least 0 and below 1.")
+    if kind not in ("linear", "mlp"):
+        near = suggest(kind, ("linear", "mlp"))
+        raise BackboneError(f"There is no head of kind {quote(kind)}; the kinds are linear and mlp.{near}")
+    shares = _shares(dropout, kind)
     if kind == "linear":
         last = _layer(layer, features, classes)
-        return nn.Sequential(nn.Dropout(share), last) if share else last
-    if kind == "mlp":
-        first, last = _layer(layer, features, hidden), _layer(layer, hidden, classes)
-        return nn.Sequential(nn.Dropout(share), first, nn.ReLU(), nn.Dropout(share), last)
-    near = suggest(kind, ("linear", "mlp"))
-    raise BackboneError(f"There is no head of kind {quote(kind)}; the kinds are linear and mlp.{near}")
+        return nn.Sequential(nn.Dropout(shares[0]), last) if shares[0] else last
+    first, last = _layer(layer, features, hidden), _layer(layer, hidden, classes)
+    return nn.Sequential(nn.Dropout(shares[0]), first, nn.ReLU(), nn.Dropout(shares[1]), last)
+
+
+def _shares(dropout: Dropout, kind: str) -> list[float]:
+    """The share that is dropped before each linear layer."""
+    layers = 2 if kind == "mlp" else 1
+    if dropout is None:
+        dropout = 0.25 if kind == "mlp" else 0.0
+    shares = list(dropout) if isinstance(dropout, Sequence) else [dropout] * layers
+    if len(shares) != layers:
+        raise BackboneError(
+            f"dropout = {shares}: a head of kind {kind} has {layers} linear layer{'s' * (layers > 1)}, and "
+            "each takes one share."
+        )
+    for share in shares:
+        if not 0.0 <= share < 1.0:
+            raise BackboneError(f"dropout = {share}: it must be at least 0 and below 1.")
+    return shares
 
 
 def _layer(layer: type[nn.Linear] | type[nn.Conv2d], before: int, after: int) -> nn.Module:

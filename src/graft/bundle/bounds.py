@@ -90,7 +90,9 @@ def _check_head(head: Head, layout: Layout) -> None:
     """The head has as many values as the weights hold for it."""
     for name, value in (("features", head.features), ("classes", head.classes), ("hidden", head.hidden)):
         _within(f"head.{name}", value, 1, 2**31)
-    _within("head.dropout", head.dropout, 0.0, 1.0)
+    _all_within(
+        "head.dropout", head.dropout if isinstance(head.dropout, tuple) else (head.dropout,), 0.0, 1.0
+    )
     widths = (head.features, *([head.hidden] if head.kind == "mlp" else []), head.classes)
     needed = sum((before + 1) * after for before, after in pairwise(widths))
     if needed != layout.values:

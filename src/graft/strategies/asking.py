@@ -154,13 +154,20 @@ class Ask:
         resolved = self._rates(rates, head, self.solve_head if solved is None else solved)
         return self._phase(name, resolved, self.epochs() if epochs is None else epochs, options)
 
-    def find_stages(self, text: str, where: str) -> tuple[str, ...]:
+    def find_stages(self, text: str, where: str, *, parts: bool = False) -> tuple[str, ...]:
         """The stages that a comma-separated list of names and patterns means, in network order.
+
+        ``parts``: what is no name and no pattern of one means all stages with it in their names.
 
         Raises:
             RecipeError: a name that no stage has.
         """
         wanted = [part.strip() for part in text.split(",") if part.strip()]
+        if parts:
+            wanted = [
+                part if self._known(part) else f"*{part}*" if self._known(f"*{part}*") else part
+                for part in wanted
+            ]
         for part in wanted:
             self.require_stage(part, where)
         return tuple(name for name in self.stages if any(fnmatchcase(name, part) for part in wanted))
@@ -202,11 +209,14 @@ class Ask:
 
     def require_stage(self, pattern: str, where: str) -> None:
         """Raises RecipeError where no stage has this name or fits this pattern."""
-        if not any(fnmatchcase(name, pattern) for name in self.stages):
+        if not self._known(pattern):
             raise RecipeError(
                 f"{where}: this backbone has no stage {quote(pattern)}.{suggest(pattern, self.stages)} "
                 f"Its stages, from input to top: {', '.join(self.stages)}."
             )
+
+    def _known(self, pattern: str) -> bool:
+        return any(fnmatchcase(name, pattern) for name in self.stages)
 
     def _phase(self, name: str, rates: Rates, epochs: int, options: dict[str, Any]) -> Train:
         batchnorm = "frozen" if self.pretrained else "train"

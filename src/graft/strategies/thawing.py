@@ -93,7 +93,7 @@ def _by_table(ask: Ask, thaw: Mapping[int, Iterable[str]]) -> tuple[Step, ...]:
     thawing: dict[int, tuple[str, ...]] = {}
     moving: set[str] = set()
     for epoch in sorted(thaw):
-        found = ask.find_stages(",".join(thaw[epoch]), f"thaw.{epoch}")
+        found = ask.find_stages(",".join(thaw[epoch]), f"thaw.{epoch}", parts=True)
         new = tuple(name for name in found if name not in moving)
         if not new:
             raise RecipeError(
