@@ -156,9 +156,9 @@ def _nothing(backbone: Backbone, layers: dict[str, nn.Module], wanted: str, unre
     if not layers:
         return f"{name} has no layer in the stages that would train which an adapter could go around."
     return (
-        f"adapters.targets = {quote(wanted)} matches no layer of {name} in the stages that would train. Layers "
-        f"there: {_few(list(layers))}. Take all, ends of these names, or a regular "
-        "expression that matches whole ones."
+        f"adapters.targets = {quote(wanted)} matches no layer of {name} in the stages that would train. "
+        f"Layers there: {_few(list(layers))}. Take all, ends of these names, or a regular expression that "
+        "matches whole ones."
     )
 
 
