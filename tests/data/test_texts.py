@@ -22,6 +22,7 @@ from graft.data.items import Items, Splits, Text
 from graft.data.texts import Texts, list_cut, number_of
 from graft.errors import DataError
 from graft.recipe import DataSettings
+from graft.schedule import steps_in_epoch
 from small_text import SPECIAL, WORDS, write_tokenizer
 
 ALL = DataSettings(validation=0.0)
@@ -80,7 +81,7 @@ def test_batches_hold_every_draw_once_and_texts_of_like_length(
     draws = [(number, 3) for number in range(len(lengths))]
     batches = source.cut(draws, size, seed)
     assert sorted(draw for batch in batches for draw in batch) == draws
-    assert len(batches) == -(-len(lengths) // size)
+    assert len(batches) == steps_in_epoch(len(lengths), size)
     assert batches == source.cut(draws, size, seed)
     assert source.order(range(len(lengths))) == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     for group in source.groups(draws):
@@ -245,7 +246,7 @@ def test_labels_that_look_like_several_are_told(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("text,label\nfine,good\ndull,long|bad\nlong,long\npoor,bad\nodd,this; that\n")
     (found,) = (each for each in read_splits(table, ALL, modality="text").problems if each.code == "joined")
-    assert found.examples == ("long|bad",) and "data.separator" in found.message
+    assert found.examples == ("'long|bad'",) and "data.separator" in found.message
     apart = read_splits(table, ALL.model_copy(update={"separator": "|"}), modality="text")
     assert not [each for each in apart.problems if each.code == "joined"]
 
