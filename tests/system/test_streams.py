@@ -14,7 +14,7 @@ VERB = """
 import sys
 sys.modules["rich"] = None  # or importing it would take longer than all the rest
 from graft import cli
-def app():
+def app(**_):
     for _ in range(9000):
         print("answer \\u2603 \\udcff")
     print("progress \\u2603", file=sys.stderr)
