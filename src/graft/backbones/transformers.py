@@ -31,7 +31,7 @@ from graft.backbones.sketching import sketch
 from graft.backbones.stored import Layout, read_layout
 from graft.backbones.tokenizer import own_pooling, read_encoding
 from graft.backbones.tokenizer_limits import read_rules
-from graft.errors import BackboneError
+from graft.errors import BackboneError, GraftError
 
 # What stands for a picture: what the network itself pools, or its class token. Others give neither.
 _POOL_THEMSELVES = {
@@ -172,7 +172,9 @@ def _build(request: Request, config: Any) -> tuple[nn.Module, str]:
         else:
             sketch(build, _layout_of(request.name), f"hf/{request.name}")
             network = _with_weights(factory, request, config, options)
-    except (ArithmeticError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+    except GraftError:
+        raise
+    except Exception as error:  # with a stranger's numbers, building raises of every kind
         raise BackboneError(f"hf/{request.name} cannot be built from its config.json: {error}") from None
     return network, request.weights or "main"
 
