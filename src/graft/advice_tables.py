@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from graft.advice.answer import Advice, agreeing, kind_of
+from graft.advice.answer import Advice
 from graft.advice.ranking import Rated, guidance, in_order
 from graft.advice.rules import Rule
 from graft.advice.survey import Survey
+from graft.advice.verdict import kind_of
 from graft.lr_finder import RangeTest, Tried
 
 _MOVES = {
@@ -29,9 +30,7 @@ def show_advice(console: Console, advice: Advice) -> None:
     console.print(f"[bold]Rules[/]  {size} that look {advice.likeness}, beside the pretraining")
     console.print(rules_table(advice.rules, takes_text=advice.takes_text))
     if advice.takes_text:
-        console.print(
-            "  Taught for pictures; the rates of texts are lower: a body's 2e-5, a random head's 1e-3"
-        )
+        console.print("  Taught for pictures; the rates are those that graft trains texts with")
     if advice.survey is not None:
         console.print("[bold]Evidence[/]")
         console.print(depths_table(advice.survey))
@@ -42,8 +41,9 @@ def show_advice(console: Console, advice: Advice) -> None:
     if advice.recipe is None:
         console.print("[bold]Answer[/]  nothing with this backbone keeps the limits")
         return
+    moves = _MOVES[kind_of(advice.strategy)]
     first = " after a contrast" if advice.recipe.contrast else ""
-    console.print(f"[bold]Answer[/]  {escape(advice.strategy)}{first}: {escape(_beside_rules(advice))}")
+    console.print(f"[bold]Answer[/]  {escape(advice.strategy)}{first}: {moves}; {escape(advice.decided)}")
     for reason in advice.reasons:
         console.print(f"  {escape(reason)}")
     if advice.expected is not None:
@@ -57,24 +57,18 @@ def show_advice(console: Console, advice: Advice) -> None:
         )
 
 
-def _beside_rules(advice: Advice) -> str:
-    """What the answer moves, and which of the rules do the same."""
-    moves = _MOVES[kind_of(advice.strategy)]
-    alike = [rule.strategy for rule in agreeing(advice.strategy, advice.rules)]
-    if alike:
-        return f"{moves}, as by the rule {' and '.join(alike)}"
-    return f"{moves}; the rules say otherwise, and the evidence decides"
-
-
 def rules_table(rules: Iterable[Rule], *, takes_text: bool = False) -> Table:
-    """What people are taught to do, with the rates of head, late and early stages.
+    """What people are taught to do, with the rates that train uses for head, late and early stages.
 
     Of texts without the augmentation: nothing changes them at random.
     """
     titles = ("Taught", "Rates: head, late, early", *([] if takes_text else ["Augmentation"]), "By")
     table = Table(*titles)
     for rule in rules:
-        rates = ", ".join("frozen" if rate is None else f"{rate:g}" for rate in rule.rates)
+        head, *stages = rule.rates
+        shown = ["solved" if head is None else f"{head:g}"]
+        shown += ["frozen" if rate is None else f"{rate:g}" for rate in stages]
+        rates = ", ".join(shown)
         changes = [] if takes_text else [rule.augmentation]
         table.add_row(rule.strategy, rates, *changes, escape(rule.source))
     return table

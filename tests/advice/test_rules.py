@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from graft.advice.rules import LIKENESSES, RULES, look_up, size_of
+from graft.data.items import Splits
 from graft.errors import RecipeError
+from graft.plan import Phase, make_plan
+from graft.recipe import make_recipe
 from graft.strategies import split_name
+from graft.strategies.asking import BODY_RATE, TEXT_BODY_RATE
+from small import make_tiny
 
 SIZES = (500, 5_000, 50_000, 500_000, 5_000_000)
 
@@ -30,15 +35,35 @@ def test_every_case_has_a_rule_with_rates_and_a_source(labels: int, likeness: st
     assert rules
     for rule in rules:
         split_name(rule.strategy)  # it is one of graft's
-        head, late, early = rule.rates
-        assert early is None or (late is not None and head >= late >= early)
         assert rule.source
 
 
-def test_scratch_is_for_the_largest_and_strangest_data_alone() -> None:
-    found = [(rule.size, rule.likeness) for rule in RULES if rule.strategy == "scratch"]
-    assert found == [("a million", "very different")]
-    assert names(1_000_000, "very different") == {"full", "scratch"}  # guides disagree
+@pytest.mark.parametrize("strategy", sorted({rule.strategy for rule in RULES}))
+def test_the_rates_of_a_rule_are_those_that_training_uses(strategy: str, splits: Splits) -> None:
+    scratch = strategy == "scratch"
+    backbone = make_tiny(pretrained=not scratch)
+    plan = make_plan(make_recipe({"strategy": strategy, "device": "cpu"}), backbone, splits)
+    phases = [phase.train for phase in plan.phases if isinstance(phase, Phase)]
+    (rule, *_) = (rule for rule in RULES if rule.strategy == strategy)
+    if not phases:
+        assert rule.rates == (None, None, None) and strategy == "probe"
+        return
+    head, stages, names = phases[-1].rates.head, phases[-1].rates.stages, backbone.stage_names
+    assert rule.rates == (head, stages.get(names[-1]), stages.get(names[0]))
+
+
+def test_texts_have_rates_of_their_own() -> None:
+    for pictures, texts in zip(
+        look_up(5_000, "similar"), look_up(5_000, "similar", takes_text=True), strict=True
+    ):
+        assert pictures.strategy == texts.strategy
+        assert (texts.rates[1], pictures.rates[1]) == pytest.approx((TEXT_BODY_RATE, BODY_RATE))
+
+
+def test_scratch_is_for_large_and_strange_data_alone() -> None:
+    found = {(rule.size, rule.likeness) for rule in RULES if rule.strategy == "scratch"}
+    assert found == {(size_of(labels), "very different") for labels in SIZES[2:]}
+    assert names(1_000_000, "very different") == {"two-phase", "scratch"}  # guides disagree
 
 
 def test_more_labels_never_train_less() -> None:
@@ -49,12 +74,14 @@ def test_more_labels_never_train_less() -> None:
         "gradual",
         "progressive",
         "middle",
-        "two-phase",
         "full",
         "scratch",
     )
     for likeness in LIKENESSES:
-        most = [max(order.index(name) for name in names(labels, likeness)) for labels in SIZES]
+        most = [
+            max(order.index(name.replace("two-phase", "full")) for name in names(labels, likeness))
+            for labels in SIZES
+        ]
         assert most == sorted(most), likeness
 
 

@@ -1,7 +1,8 @@
 """What to do with this data and this backbone, and why: rules, evidence, and a recipe that follows.
 
-The recipe is what the strategy auto does, written out, unless a limit forbids it: then it is the richest
-strategy that keeps the limits, by time and memory as measured on a few steps.
+The recipe is what the strategy auto does, written out, unless the rules say otherwise and nothing measured
+decides against them (verdict.py), or a limit forbids it: then it is the richest strategy that keeps the
+limits, by time and memory as measured on a few steps.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from graft.advice.doubts import list_doubts
 from graft.advice.rules import Likeness, Rule, look_up
 from graft.advice.survey import Survey, survey_data
-from graft.backbones.contract import Backbone, Preprocess
+from graft.advice.verdict import SIMPLEST, agreeing, judge, kind_of
+from graft.backbones.contract import Backbone
 from graft.costs import Cost, measure_costs
+from graft.errors import RecipeError
 from graft.evidence import Evidence
 from graft.looking import Progress
 from graft.numerics import resolve_device, resolve_numerics
@@ -31,9 +35,6 @@ from graft.strategies import notes_of
 from graft.strategies.auto import decide
 
 LOWER = ("partial:2", "partial:1", "probe")  # what else is considered where a limit forbids the rest
-NEAR_CHANCE = 0.03  # information below which no depth knows anything
-HUGE = 1_000_000  # labels from which on training from scratch is worth its time
-MANY_CHANNELS = 4  # more than these are no photographs
 LATENCY_PASSES = 5
 
 
@@ -73,7 +74,9 @@ class Advice(Frozen):
     likeness: Likeness
     rules: tuple[Rule, ...]
     agreed: bool | None
-    """Whether the evidence came to a strategy that the rules name."""
+    """Whether the answer is of a kind that the rules name."""
+    decided: str
+    """Between the rules and the strategy auto: what decided, in words."""
     evidence: Evidence | None
     survey: Survey | None
     recipe: Recipe | None
@@ -102,9 +105,10 @@ def advise(prepared: Prepared, limits: Limits | None = None, *, progress: Progre
         )
     likeness = _likeness(evidence, seen, takes_text=backbone.takes_text)
     labels = len(splits.train)
-    rules = look_up(labels, likeness)
-    plan, measured, broken = _within(prepared, bounds)
-    warnings = (*_doubts(backbone, seen, labels, likeness), *broken)
+    rules = look_up(labels, likeness, takes_text=backbone.takes_text)
+    first, words = _decide(prepared, rules)
+    plan, measured, broken = _within(prepared, first, bounds)
+    warnings = (*list_doubts(backbone, splits, seen, likeness), *broken)
     told = recipe_of(plan, recipe) if plan is not None else None
     chosen = "none" if told is None else told.strategy
     return Advice(
@@ -116,7 +120,8 @@ def advise(prepared: Prepared, limits: Limits | None = None, *, progress: Progre
         survey=seen,
         recipe=told,
         strategy=chosen,
-        reasons=tuple(_reasons(prepared, plan, seen)),
+        reasons=tuple(_reasons(prepared, plan, first, seen)),
+        decided=words if plan is first else "the richest strategy that keeps the limits",
         expected=_expected(evidence, seen, chosen),
         measured=measured,
         warnings=warnings,
@@ -184,20 +189,35 @@ def _likeness(evidence: Evidence | None, seen: Survey | None, *, takes_text: boo
     return "similar" if evidence.top.information > 0.6 else "somewhat similar"
 
 
-def agreeing(strategy: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """The rules of the strategy's kind: that move the head alone, a part, or everything."""
-    return tuple(rule for rule in rules if kind_of(rule.strategy) == kind_of(strategy))
+def _decide(prepared: Prepared, rules: tuple[Rule, ...]) -> tuple[Plan, str]:
+    """The plan to begin with, that of auto or of a rule, and what decided between them."""
+    recipe, backbone, plan = prepared.recipe, prepared.backbone, prepared.plan
+    own = recipe_of(plan, recipe).strategy
+    if backbone.takes_text:
+        return plan, "by graft's own trials on texts; the rules are taught for pictures"
+    if not backbone.source.pretrained:
+        return plan, "the weights are random, so there is nothing to transfer"
+    verdict = judge(own, rules, prepared.evidence)
+    if verdict.strategy is None:
+        return plan, verdict.words
+    try:
+        wanted = make_recipe(_with_strategy(recipe, verdict.strategy, prepared.evidence))
+        return make_plan(wanted, backbone, prepared.splits), verdict.words
+    except RecipeError:  # of a single stage nothing can stay frozen, and settings may belong to auto's
+        return plan, f"the rule {verdict.strategy} does not fit this recipe and backbone"
 
 
-def kind_of(strategy: str) -> Literal["head", "part", "whole", "scratch"]:
-    """What a strategy moves: the head alone, a part of the network, or all of it, perhaps from nothing."""
-    name = strategy.partition(":")[0]
-    if name in ("probe", "scratch"):
-        return "head" if name == "probe" else "scratch"
-    return "part" if name in ("partial", "first-only", "stages", "middle") else "whole"
+def _with_strategy(recipe: Recipe, strategy: str, evidence: Evidence | None) -> dict[str, Any]:
+    """The recipe's values with another strategy, and with the batch-norm statistics that were measured."""
+    values: dict[str, Any] = recipe.model_dump(exclude_unset=True, mode="json") | {"strategy": strategy}
+    if evidence is not None and evidence.adapted is not None and decide(evidence).adapts:
+        values.setdefault("train", {}).setdefault("batchnorm", "adaptive")
+    return values
 
 
-def _within(prepared: Prepared, limits: Limits) -> tuple[Plan | None, Measured | None, tuple[str, ...]]:
+def _within(
+    prepared: Prepared, first: Plan, limits: Limits
+) -> tuple[Plan | None, Measured | None, tuple[str, ...]]:
     """The richest plan that keeps the limits, what it takes, and which limits none keeps."""
     backbone, plan = prepared.backbone, prepared.plan
     latency = measure_latency(backbone, prepared.recipe.device)
@@ -216,7 +236,7 @@ def _within(prepared: Prepared, limits: Limits) -> tuple[Plan | None, Measured |
     if hard:
         return None, None, tuple(hard)
     least: Measured | None = None
-    for tried in _candidates(prepared):
+    for tried in _candidates(prepared, first):
         costs = measure_costs(backbone, prepared.splits, tried, limit=prepared.recipe.reuse.limit_bytes)
         least = _measured(costs, latency, megabytes)
         slow = limits.minutes is not None and least.seconds > 60 * limits.minutes
@@ -230,13 +250,14 @@ def _within(prepared: Prepared, limits: Limits) -> tuple[Plan | None, Measured |
     )  # fmt: skip
 
 
-def _candidates(prepared: Prepared) -> Iterator[Plan]:
-    """The plan itself, then ever lighter ones."""
-    yield prepared.plan
+def _candidates(prepared: Prepared, first: Plan) -> Iterator[Plan]:
+    """The plan to begin with, then ever lighter ones."""
+    yield first
     stages = len(prepared.backbone.stages)
+    kind = SIMPLEST.index(kind_of(recipe_of(first, prepared.recipe).strategy))
     for strategy in LOWER:
         count = int(strategy.partition(":")[2] or 0)
-        if count < stages and kind_of(strategy) != kind_of(prepared.plan.strategy):
+        if count < stages and SIMPLEST.index(kind_of(strategy)) < kind:
             recipe = prepared.recipe.model_copy(update={"strategy": strategy})
             yield make_plan(recipe, prepared.backbone, prepared.splits)
 
@@ -282,11 +303,11 @@ def _expected(evidence: Evidence | None, seen: Survey | None, strategy: str) -> 
     return max(0.0, low - error(low)), min(1.0, high + error(high))
 
 
-def _reasons(prepared: Prepared, plan: Plan | None, seen: Survey | None) -> Iterator[str]:
+def _reasons(prepared: Prepared, plan: Plan | None, first: Plan, seen: Survey | None) -> Iterator[str]:
     if plan is prepared.plan:
         ask = make_ask(prepared.recipe, prepared.backbone, prepared.splits, prepared.evidence)
         yield from notes_of(ask)
-    elif plan is not None:
+    elif plan is not None and plan is not first:
         yield f"{plan.strategy}: the richest strategy that keeps the limits."
     if seen is None:
         return
@@ -300,24 +321,6 @@ def _reasons(prepared: Prepared, plan: Plan | None, seen: Survey | None) -> Iter
         yield (
             f"With twice the labels a probe would come to about {100 * seen.forecast:.0f} %, after "
             f"{100 * seen.curve[-1].accuracy:.0f} % with {seen.curve[-1].labels}."
-        )
-
-
-def _doubts(backbone: Backbone, seen: Survey | None, labels: int, likeness: Likeness) -> Iterator[str]:
-    """Why transfer with this backbone may be the wrong tool."""
-    intake = backbone.preprocess
-    if seen is not None and seen.best.information < NEAR_CHANCE:
-        yield (
-            "No depth of the backbone knows anything of these labels: either the labels are not in the "
-            "items, or these are nothing like what it was pretrained on. Look at some items yourself, then "
-            "try another backbone, or --strategy scratch."
-        )
-    if labels >= HUGE and likeness == "very different":
-        yield "With so many labels of so strange a domain, --strategy scratch costs time and little else."
-    if isinstance(intake, Preprocess) and intake.channels >= MANY_CHANNELS:
-        yield (
-            f"{intake.channels} channels: the pretraining knew three, and its first filter was stretched. "
-            "A backbone that was pretrained on such data will do better, where there is one."
         )
 
 

@@ -9,6 +9,9 @@ from typing import Literal
 
 from graft.errors import RecipeError, quote
 from graft.options import Frozen
+from graft.recipe import Recipe
+from graft.steps import Train
+from graft.strategies import Ask, plan_steps, split_name
 
 Size = Literal["below 1,000", "1,000 to 10,000", "10,000 to 100,000", "100,000 to a million", "a million"]
 Likeness = Literal["similar", "somewhat similar", "different", "very different"]
@@ -31,16 +34,20 @@ KORNBLITH = "Kornblith et al., 2019: with plenty of data, pretraining wins time 
 HE = "He et al., 2019: with enough data and steps, training from scratch catches up"
 
 
+STAGES = ("early", "second", "third", "late")  # of a network that stands for all
+Rates = tuple[float | None, float | None, float | None]
+
+
 class Rule(Frozen):
     """One rule: for this many labels and this likeness, this strategy with these rates.
 
-    ``rates``: of head, late and early stages; None: these stay frozen.
+    ``rates``: those that ``train`` uses under this strategy (:func:`rates_of`).
     """
 
     size: Size
     likeness: Likeness
     strategy: str
-    rates: tuple[float, float | None, float | None]
+    rates: Rates
     augmentation: Literal["light", "standard", "aggressive"]
     source: str
 
@@ -49,47 +56,59 @@ def _rules() -> tuple[Rule, ...]:
     small, some, many, most = (name for _, name in _BOUNDS)
     huge: Size = "a million"
     alike, near, other, strange = LIKENESSES
-    frozen: tuple[float, None, None] = (1e-3, None, None)
-    top: tuple[float, float, None] = (1e-3, 1e-4, None)
-    graded = (1e-3, 1e-4, 1e-5)
-    careful = (1e-4, 1e-5, 1e-6)
-    even = (1e-3, 1e-4, 1e-4)
-    anew = (1e-3, 1e-3, 1e-3)
-    rows: tuple[tuple[Size, Likeness, str, tuple[float, float | None, float | None], str, str], ...] = (
-        (small, alike, "probe", frozen, "aggressive", CS231N),
-        (small, near, "probe", frozen, "aggressive", CS231N),
-        (small, near, "partial:1", top, "standard", YOSINSKI),
-        (small, other, "partial:2", top, "standard", CS231N),
-        (small, other, "gradual", graded, "standard", ULMFIT),
-        (small, strange, "progressive", careful, "aggressive", LPFT),
-        (small, strange, "first-only", graded, "aggressive", SURGICAL),
-        (some, alike, "partial:1", top, "standard", YOSINSKI),
-        (some, alike, "full", graded, "standard", BIT),
-        (some, near, "partial:2", top, "standard", YOSINSKI),
-        (some, near, "two-phase", graded, "standard", LPFT),
-        (some, other, "gradual", graded, "standard", ULMFIT),
-        (some, other, "partial:2", top, "standard", CS231N),
-        (some, strange, "gradual", graded, "aggressive", ULMFIT),
-        (some, strange, "progressive", careful, "aggressive", RAGHU),
-        (many, alike, "full", graded, "standard", CS231N),
-        (many, near, "full", graded, "standard", CS231N),
-        (many, near, "gradual", graded, "standard", ULMFIT),
-        (many, other, "full", even, "standard", BIT),
-        (many, strange, "middle", even, "standard", YOSINSKI),
-        (many, strange, "full", even, "standard", RAGHU),
-        (most, alike, "full", graded, "standard", CS231N),
-        (most, near, "full", graded, "standard", CS231N),
-        (most, other, "full", even, "standard", BIT),
-        (most, strange, "middle", even, "standard", YOSINSKI),
-        (most, strange, "full", even, "standard", HE),
-        (huge, alike, "full", even, "standard", KORNBLITH),
-        (huge, near, "full", even, "standard", KORNBLITH),
-        (huge, other, "full", even, "standard", KORNBLITH),
-        (huge, strange, "full", even, "standard", KORNBLITH),
-        (huge, strange, "scratch", anew, "standard", HE),
+    rows: tuple[tuple[Size, Likeness, str, str, str], ...] = (
+        (small, alike, "probe", "aggressive", CS231N),
+        (small, near, "probe", "aggressive", CS231N),
+        (small, near, "partial:1", "standard", YOSINSKI),
+        (small, other, "partial:2", "standard", CS231N),
+        (small, other, "gradual", "standard", ULMFIT),
+        (small, strange, "progressive", "aggressive", LPFT),
+        (small, strange, "first-only", "aggressive", SURGICAL),
+        (some, alike, "partial:1", "standard", YOSINSKI),
+        (some, alike, "full", "standard", BIT),
+        (some, near, "partial:2", "standard", YOSINSKI),
+        (some, near, "two-phase", "standard", LPFT),
+        (some, other, "gradual", "standard", ULMFIT),
+        (some, other, "partial:2", "standard", CS231N),
+        (some, strange, "gradual", "aggressive", ULMFIT),
+        (some, strange, "progressive", "aggressive", RAGHU),
+        (many, alike, "full", "standard", CS231N),
+        (many, near, "full", "standard", CS231N),
+        (many, near, "gradual", "standard", ULMFIT),
+        (many, other, "two-phase", "standard", BIT),
+        (many, strange, "middle", "standard", YOSINSKI),
+        (many, strange, "scratch", "standard", CS231N),
+        (many, strange, "two-phase", "standard", RAGHU),
+        (most, alike, "full", "standard", CS231N),
+        (most, near, "full", "standard", CS231N),
+        (most, other, "two-phase", "standard", BIT),
+        (most, strange, "middle", "standard", YOSINSKI),
+        (most, strange, "scratch", "standard", CS231N),
+        (most, strange, "two-phase", "standard", HE),
+        (huge, alike, "two-phase", "standard", KORNBLITH),
+        (huge, near, "two-phase", "standard", KORNBLITH),
+        (huge, other, "two-phase", "standard", KORNBLITH),
+        (huge, strange, "two-phase", "standard", KORNBLITH),
+        (huge, strange, "scratch", "standard", HE),
     )
-    keys = ("size", "likeness", "strategy", "rates", "augmentation", "source")
-    return tuple(Rule.model_validate(dict(zip(keys, row, strict=True))) for row in rows)
+    keys = ("size", "likeness", "strategy", "augmentation", "source")
+    return tuple(
+        Rule.model_validate(dict(zip(keys, row, strict=True)) | {"rates": rates_of(row[2])}) for row in rows
+    )
+
+
+def rates_of(strategy: str, *, takes_text: bool = False) -> Rates:
+    """Peak rates of head, late and early stages under ``strategy``, in its last phase of steps.
+
+    Of the head None: it is solved, and takes no steps; of stages None: they are frozen.
+    """
+    name = split_name(strategy)[0]
+    ask = Ask(Recipe(strategy=strategy), STAGES, 100, name != "scratch", takes_text=takes_text)
+    phases = [step for step in plan_steps(ask) if isinstance(step, Train) and step.objective == "labels"]
+    if not phases:
+        return None, None, None
+    rates = phases[-1].rates
+    return rates.head, rates.stages.get(STAGES[-1]), rates.stages.get(STAGES[0])
 
 
 RULES = _rules()
@@ -100,8 +119,10 @@ def size_of(labels: int) -> Size:
     return next((name for bound, name in _BOUNDS if labels < bound), "a million")
 
 
-def look_up(labels: int, likeness: str) -> tuple[Rule, ...]:
+def look_up(labels: int, likeness: str, *, takes_text: bool = False) -> tuple[Rule, ...]:
     """The rules for so many labels of such a domain; more than one where guides disagree.
+
+    ``takes_text``: with the rates of texts.
 
     Raises:
         RecipeError: no such likeness.
@@ -109,4 +130,9 @@ def look_up(labels: int, likeness: str) -> tuple[Rule, ...]:
     if likeness not in LIKENESSES:
         raise RecipeError(f"{quote(likeness)}: one of {', '.join(LIKENESSES)} was expected.")
     size = size_of(labels)
-    return tuple(rule for rule in RULES if rule.size == size and rule.likeness == likeness)
+    found = (rule for rule in RULES if rule.size == size and rule.likeness == likeness)
+    if not takes_text:
+        return tuple(found)
+    return tuple(
+        each.model_copy(update={"rates": rates_of(each.strategy, takes_text=True)}) for each in found
+    )

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -246,12 +246,14 @@ def shapes(seen: Gathered) -> Iterator[Finding]:
     if not isinstance(intake, Preprocess) or items is None:
         return
     known = {
-        name: size for name, source in zip(items.ids, items.sources, strict=True) if (size := _size(source))
+        name: size
+        for name, source in zip(items.ids, items.sources, strict=True)
+        if (size := shape_of(source))
     }
     if not known:
         return
     least = SMALL * min(intake.size)
-    small = [name for name, (width, height, _) in known.items() if min(width, height) < least]
+    small = [name for name, (width, height, *_) in known.items() if min(width, height) < least]
     if len(small) > 0.1 * len(known):
         yield found(
             "data.small-pictures",
@@ -263,7 +265,7 @@ def shapes(seen: Gathered) -> Iterator[Finding]:
             cure="Train at a smaller size (data.size), or find larger originals.",
             examples=small,
         )
-    long = [name for name, (w, h, _) in known.items() if max(w, h) > LONG * min(w, h)]
+    long = [name for name, (w, h, *_) in known.items() if max(w, h) > LONG * min(w, h)]
     if long:
         yield found(
             "data.long-pictures",
@@ -273,7 +275,7 @@ def shapes(seen: Gathered) -> Iterator[Finding]:
             cure="Crop them to what the label is about, or cut them into several.",
             examples=long,
         )
-    grey = [name for name, (_, _, colours) in known.items() if colours == 1]
+    grey = [name for name, (_, _, colours, _) in known.items() if colours == 1]
     if 0 < len(grey) < 0.5 * len(known) and len(grey) >= 3:
         yield found(
             "data.grey-pictures",
@@ -351,15 +353,27 @@ CHECKS: tuple[Callable[[Gathered], Iterator[Finding]], ...] = (
 )
 
 
-def _size(source: Any) -> tuple[int, int, int] | None:
-    """Width, height and number of colours, read off a file's head."""
+class Shape(NamedTuple):
+    """Of a picture: its sides in pixels, its colours (1 or 3), and the pages of its file."""
+
+    width: int
+    height: int
+    colours: int
+    pages: int = 1
+
+
+def shape_of(source: Any) -> Shape | None:
+    """Read off a file's head, or off an array; None where it cannot be."""
     from PIL import Image
 
+    if isinstance(source, np.ndarray) and source.ndim in (2, 3):
+        return Shape(source.shape[1], source.shape[0], 1 if source.ndim == 2 else source.shape[2])
     if not isinstance(source, Path | str | bytes):
         return None
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            return (*picture.size, 1 if picture.mode in ("1", "L", "I;16", "I", "F") else 3)
+            colours = 1 if picture.mode in ("1", "L", "I;16", "I", "F") else 3
+            return Shape(*picture.size, colours, int(getattr(picture, "n_frames", 1)))
     except (OSError, ValueError, Image.DecompressionBombError):
         return None  # a format of arrays; what cannot be read is told elsewhere
 
@@ -371,4 +385,4 @@ def _group(name: str) -> str:
     return match.group(1) if match and re.search(r"\d", match.group(1)) else ""
 
 
-__all__ = ["CHECKS", "Gathered"]
+__all__ = ["CHECKS", "Gathered", "Shape", "shape_of"]
