@@ -52,6 +52,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "train__sampling": "balanced",
         "train__augmentation": "none",
     },
+    "own changes": {"strategy": "partial:1", "train__augmentation": ["flip", "crop:0.3-1", "hue", "shift"]},
     "adapted statistics": {"strategy": "partial:1", "train__batchnorm": "adaptive"},
     "half the precision": {"strategy": "partial:1", "train__precision": "bf16"},
 }

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "graft"
 
 # From the ground up: a module may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "system", "logs", "seeds", "metrics", "stratification", "folds", "descent"},
+    {"errors", "system", "logs", "seeds", "metrics", "stratification", "folds", "descent", "augmentations"},
     {"files", "task", "schedule", "options"},
     {"recipe", "comparing"},
     {"backbones", "batchnorm", "surgery"},
@@ -75,6 +75,7 @@ OWNERS = {
         "backbones/catalog.py",
         "data/transforms.py",
         "data/random_views.py",
+        "data/own_views.py",
     },
     "accelerate": {"engine.py"},
     "bitsandbytes": {"adapters/quantizing.py"},

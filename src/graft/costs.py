@@ -29,7 +29,7 @@ from graft.data.dataset import Batch
 from graft.data.image import Decoded
 from graft.data.items import Splits, to_be_decoded
 from graft.data.pixels import pixel_store
-from graft.data.random_views import Preset, augment
+from graft.data.random_views import Augmentation, augment
 from graft.data.texts import Texts
 from graft.data.threads import read_in_threads
 from graft.feeding import ALIKE, Feed, Source, feed_for, views_seen
@@ -87,7 +87,7 @@ class Reading:
     how: Preprocess
     known: set[str] = field(default_factory=set)
     """The parts of the data that were decoded by now."""
-    prepare: dict[Preset, float] = field(default_factory=dict)
+    prepare: dict[Augmentation, float] = field(default_factory=dict)
     """Seconds to make an input of a decoded picture, where that was measured."""
 
     @classmethod
@@ -109,7 +109,7 @@ class Reading:
         stays = in_files and held and not run.plan.numerics.workers  # workers keep nothing
         return cls(seconds / count, stays, samples, how)
 
-    def seconds(self, part: str, items: int, passes: int, preset: Preset = "none") -> float:
+    def seconds(self, part: str, items: int, passes: int, preset: Augmentation = "none") -> float:
         """Of reading a part's ``items`` so many times."""
         decoded = passes * items
         if self.stays and passes:
@@ -125,7 +125,7 @@ class Reading:
         """[B, K, h, w] of the samples."""
         return self._views("none")
 
-    def _views(self, preset: Preset) -> Tensor:
+    def _views(self, preset: Augmentation) -> Tensor:
         return augment([each.pixels for each in self.samples], self.how, preset, range(len(self.samples)))
 
 
@@ -144,7 +144,7 @@ class Tokenising:
         seconds, _ = _timed(lambda: sample.lengths)
         return cls(seconds / len(sample), texts)
 
-    def seconds(self, _part: str, items: int, passes: int, _preset: Preset = "none") -> float:
+    def seconds(self, _part: str, items: int, passes: int, _preset: Augmentation = "none") -> float:
         """Of making inputs of a part's ``items``, however often they are taken."""
         return items * self.each if passes else 0.0
 

@@ -121,6 +121,8 @@ def _idle_without_phases(
     recipe: Recipe, given: set[str], by_phase: set[str], *, contrasts: bool
 ) -> set[str]:
     """Settings of no use where no head is trained by steps."""
+    if recipe.data.augment is not None and not contrasts:
+        given = given | {"data.augment"}
     idle = {f"final.{name}" for name in recipe.final.model_fields_set & {"checkpoints", "interpolate"}}
     if "validation" in recipe.data.model_fields_set:
         idle.add("data.validation")  # a solved head decides out of fold, on all labels
@@ -132,6 +134,7 @@ def _idle_without_phases(
 def _idle(names: Iterable[str], phases: Sequence[Train]) -> set[str]:
     """Options among ``names`` that none of these phases has a use for."""
     steps_down = any(phase.schedule == "step" for phase in phases)
-    augments = any(phase.augmentation != "none" for phase in phases)
+    # A list of changes of one's own says itself whether it mirrors.
+    augments = any(phase.augmentation in ("light", "standard", "aggressive") for phase in phases)
     idle = (set() if steps_down else {"drop_epochs", "drop_factor"}) | (set() if augments else {"flip"})
     return idle & set(names)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from graft.augmentations import parse_changes
 from graft.schedule import parse_warmup
 
 Views = Literal["none", "flip", "zoom", "flip+zoom"]
@@ -74,10 +75,10 @@ class PhaseOptions(Frozen):
     drop_path: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Stochastic depth (Huang et al., 2016): chance to skip the last block, less for those before it; None:
     as the network's library builds it."""
-    augmentation: Literal["none", "light", "standard", "aggressive"] = "light"
-    """Preset of random changes to training pictures."""
+    augmentation: Literal["none", "light", "standard", "aggressive"] | tuple[str, ...] = "light"
+    """Preset of random changes to training pictures; or a list of one's own, as ["flip", "crop:0.08-1"]."""
     flip: bool = True
-    """Whether augmentation may mirror pictures; letters and digits change their meaning by it."""
+    """Whether presets may mirror pictures; letters and digits change their meaning by it."""
     batchnorm: BatchNorm | dict[str, BatchNorm] = "frozen"
     """Statistics: frozen as pretrained; adaptive: those of the training pictures, taken once, before
     anything trains (AdaBN, Li et al., 2017); train: following the batches. Or a table from stages to these
@@ -96,6 +97,13 @@ class PhaseOptions(Frozen):
             return values
         nullable = {name for name, info in cls.model_fields.items() if info.default is None} | {"clip"}
         return {name: value for name, value in values.items() if value is not None or name in nullable}
+
+    @field_validator("augmentation")
+    @classmethod
+    def _check_augmentation(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, tuple):
+            parse_changes(value)
+        return value
 
     @field_validator("warmup")
     @classmethod

@@ -41,7 +41,16 @@ if TYPE_CHECKING:
     from graft.forward_trial import Choice
 
 VERSION = 2
-_OF_PICTURES = ("image", "max_megapixels", "channels", "max_value", "background", "size", "statistics")
+_OF_PICTURES = (
+    "augment",
+    "image",
+    "max_megapixels",
+    "channels",
+    "max_value",
+    "background",
+    "size",
+    "statistics",
+)
 STEPS_DROPOUT = 0.2  # of a head trained by steps on a frozen backbone, as the courses have it
 
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from graft.augmentations import parse_changes
 from graft.errors import RecipeError, quote, suggest
 from graft.files import is_there
 from graft.options import Background, Frozen, PhaseOptions, Views
@@ -43,6 +44,11 @@ def _split_names(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 """A list of names, or one text with commas between them."""
+
+
+def _checked_changes(value: tuple[str, ...]) -> tuple[str, ...]:
+    parse_changes(value)
+    return value
 
 
 class DataSettings(Frozen):
@@ -95,6 +101,10 @@ class DataSettings(Frozen):
     statistics: Literal["auto", "weights", "data"] = "auto"
     """Mean and deviation that pictures are normalised by: the weights' own, or those of the training data;
     auto takes the data's where channels is not 3."""
+
+    augment: Annotated[Names, AfterValidator(_checked_changes)] | None = None
+    """Random changes to training pictures of one's own, in every phase and in place of a preset, as
+    ["flip", "crop:0.08-1"]; None: what train.augmentation says."""
 
     @property
     def full(self) -> float | None:
@@ -275,6 +285,12 @@ class Recipe(Frozen):
     final: FinalSettings = FinalSettings()
     reuse: ReuseSettings = ReuseSettings()
     adapters: AdapterSettings = AdapterSettings()
+
+    @model_validator(mode="after")
+    def _one_way_to_say_augmentation(self) -> Self:
+        if self.data.augment is not None and "augmentation" in self.train.model_fields_set:
+            raise ValueError("data.augment and train.augmentation both say what changes; leave one out")
+        return self
 
     @model_validator(mode="after")
     def _one_share_a_layer(self) -> Self:

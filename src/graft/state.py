@@ -24,7 +24,7 @@ from graft.batchnorm import running_norms
 from graft.checkpoint import Checkpoint, Checkpoints, Position, copy_tensors, optimizer_tensors
 from graft.data.inputs import Inputs, open_inputs
 from graft.data.items import Items, Splits
-from graft.data.random_views import Preset
+from graft.data.random_views import Augmentation
 from graft.engine import Engine, start_engine
 from graft.errors import TrainingError
 from graft.leaders import Leaders
@@ -134,7 +134,7 @@ class State:
         return bool(after) and isinstance(after[0], Select)
 
     def inputs(
-        self, items: Items, augmentation: Preset = "none", *, flip: bool = True, keep: bool = True
+        self, items: Items, augmentation: Augmentation = "none", *, flip: bool = True, keep: bool = True
     ) -> Inputs:
         return open_inputs(
             items,

@@ -85,8 +85,11 @@ def _steps_lines(phase: Phase, plan: Plan) -> list[str]:
 
 
 def _of_pictures(train: Train) -> str:
-    mirrored = "" if train.flip or train.augmentation == "none" else " without mirroring"
-    return f"batch-norm {_batchnorm(train)}; augmentation {train.augmentation}{mirrored}"
+    how = train.augmentation
+    if isinstance(how, tuple):
+        return f"batch-norm {_batchnorm(train)}; augmentation {', '.join(how)}"
+    mirrored = "" if train.flip or how == "none" else " without mirroring"
+    return f"batch-norm {_batchnorm(train)}; augmentation {how}{mirrored}"
 
 
 def _trains(phase: Phase, plan: Plan) -> str:

@@ -82,6 +82,14 @@ def test_what_is_stored_of_a_view_rests_on_what_its_preset_draws(
     assert view != before[0] and others == list(before[1:])
 
 
+def test_what_is_stored_of_a_view_rests_on_the_list_of_changes(pictures: Pictures) -> None:
+    lists = [("flip",), ("flip", "hue"), ("hue", "flip"), ("flip:0.4",)]
+    every = [replace(pictures, preset=changes) for changes in lists]
+    assert len({each.identity((0, 1)) for each in every}) == len(lists)
+    assert len({replace(each, flip=False).identity((0, 1)) for each in every}) == len(lists)
+    assert every[0].identity((0, 1)) == replace(every[0], flip=False).identity((0, 1))
+
+
 def test_a_file_that_is_gone_is_named(pictures: Pictures) -> None:
     Path(pictures.items.sources[3]).unlink()
     with pytest.raises(DataError, match=r"owl/0\.png cannot be read any more: there is no such file"):

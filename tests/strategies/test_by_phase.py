@@ -98,6 +98,13 @@ def test_two_ways_to_say_a_phases_rates_are_refused() -> None:
         make_recipe({"phase": {2: {"lowest_lr": 1e-3, "layer_decay": 0.5}}})
 
 
+def test_a_list_of_changes_holds_in_every_phase_that_says_nothing_else() -> None:
+    alone, whole = phases_of(
+        strategy="progressive", data={"augment": ["flip"]}, phase={2: {"augmentation": "none"}}
+    )[:2]
+    assert (alone.augmentation, whole.augmentation) == (("flip",), "none")
+
+
 def test_the_solved_head_is_a_step_with_a_number_of_its_own() -> None:
     solved, whole = plan_steps(ask(strategy="full", phase={2: {"lr": 1e-5}}))[:2]
     assert isinstance(solved, Solve)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from graft.data.content import read_picture
 from graft.data.items import number_of, to_be_decoded
 from graft.data.pixels import pixel_store
-from graft.data.random_views import DRAWN, Preset, augment
+from graft.data.random_views import DRAWN, OWN_DRAWN, Augmentation, augment
 from graft.data.threads import read_in_threads
 from graft.data.transforms import preprocess
 from graft.errors import GraftError, WorkersLost
@@ -57,7 +57,7 @@ class Pictures(Dataset[Any]):
 
     items: Items
     preprocess: Preprocess
-    preset: Preset = "none"
+    preset: Augmentation = "none"
     seed: int = 0
     flip: bool = True
     keep: bool = True
@@ -127,7 +127,8 @@ class Pictures(Dataset[Any]):
         digest, seed = self.items.digests[number_of(index)], self._seed(index)
         if seed is None:
             return digest
-        drawn = f"{digest} {self.preset} {DRAWN[self.preset]} {self.flip} {seed}"
+        by, flip = (OWN_DRAWN, "") if isinstance(self.preset, tuple) else (DRAWN[self.preset], self.flip)
+        drawn = f"{digest} {self.preset} {by} {flip} {seed}"
         return hashlib.blake2b(drawn.encode(), digest_size=16).hexdigest()
 
     @property

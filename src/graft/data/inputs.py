@@ -7,7 +7,7 @@ from typing import TypeAlias
 from graft.backbones.contract import Encoding, Intake
 from graft.data.dataset import Pictures
 from graft.data.items import Items
-from graft.data.random_views import Preset
+from graft.data.random_views import Augmentation
 from graft.data.texts import Texts
 
 Inputs: TypeAlias = Pictures | Texts
@@ -17,7 +17,7 @@ Inputs: TypeAlias = Pictures | Texts
 def open_inputs(
     items: Items,
     intake: Intake,
-    preset: Preset = "none",
+    preset: Augmentation = "none",
     *,
     seed: int = 0,
     flip: bool = True,

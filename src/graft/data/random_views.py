@@ -19,7 +19,9 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as plain
 
-from graft.data.transforms import check_picture, interpolation, normalise, preprocess
+from graft.data.hues import grey_of, hue_turned
+from graft.data.own_views import own_view
+from graft.data.transforms import normalise, preprocess, random_crop
 from graft.errors import DataError, quote
 
 if TYPE_CHECKING:
@@ -28,9 +30,13 @@ if TYPE_CHECKING:
     from graft.backbones.contract import Preprocess
 
 Preset: TypeAlias = Literal["none", "light", "standard", "aggressive"]
+Augmentation: TypeAlias = "Preset | tuple[str, ...]"
+"""A preset, or a list of changes as of :mod:`graft.augmentations`."""
 
 DRAWN: dict[Preset, int] = {"none": 0, "light": 2, "standard": 3, "aggressive": 1}
 """Another number whenever a seed draws another view than before: what is stored rests on it."""
+OWN_DRAWN = 1
+"""The same of lists of one's own."""
 LEAST: dict[Preset, float] = {"light": 0.8, "standard": 0.8, "aggressive": 0.35}
 """Share of the area that a crop shows at least."""
 DEGREES, SHIFT = 15, 0.1  # to either side; the shift is a share of the side
@@ -51,21 +57,30 @@ class Draws(NamedTuple):
 
 
 def augment(
-    pictures: Iterable[Tensor], how: Preprocess, preset: Preset, seeds: Sequence[int], *, flip: bool = True
+    pictures: Iterable[Tensor],
+    how: Preprocess,
+    preset: Augmentation,
+    seeds: Sequence[int],
+    *,
+    flip: bool = True,
 ) -> Tensor:
     """A random view of each picture, by its own seed: N times uint8 [K, H, W] -> float32 [N, K, h, w].
 
     ``none``: as ``preprocess``. ``light``: a random crop of 80-100 % of the area (of what the
     input's shape can show of the picture), and a horizontal flip. ``standard``: also rotation up to
     15°, a shift up to 10 %, and colour jitter. ``aggressive``: a crop of 35-100 %, flip,
-    RandAugment, and erasing of a random rectangle. Without ``flip`` no view is mirrored.
-    Colours are left alone where K is not 3. The global generator is left as it was.
+    RandAugment, and erasing of a random rectangle. Without ``flip`` no view of a preset is mirrored.
+    A list of changes: as ``own_view`` makes them. Colours are left alone where K is not 3. The global
+    generator is left as it was.
 
     Raises:
         DataError: a picture has another number of channels than the network takes.
     """
     if preset == "none":
         return torch.stack([preprocess(picture, how) for picture in pictures])
+    if isinstance(preset, tuple):
+        each = zip(pictures, seeds, strict=True)
+        return torch.stack([own_view(picture, how, preset, seed) for picture, seed in each])
     if preset not in LEAST:
         raise DataError(
             f"There is no augmentation {quote(preset)}; there are none, light, standard and aggressive."
@@ -75,7 +90,9 @@ def augment(
         return torch.stack([_strong_view(picture, how, seed, flip) for picture, seed in each])
     draws = _drawn(seeds)
     wanted = zip(pictures, draws.crop.tolist(), strict=True)
-    crops = torch.stack([_random_crop(picture, how, LEAST[preset], drawn) for picture, drawn in wanted])
+    crops = torch.stack(
+        [random_crop(picture, how, (LEAST[preset], 1.0), drawn) for picture, drawn in wanted]
+    )
     size = max(1, AT_ONCE // math.prod(how.size))
     parts = zip(crops.split(size), draws.move.split(size), draws.colours.split(size), strict=True)
     return torch.cat([_changed(*part, how, preset, flip) for part in parts])
@@ -100,31 +117,6 @@ def _changed(
         if how.channels == 3:
             views = _jittered(views, colours)
     return normalise(views, how)
-
-
-def _random_crop(picture: Tensor, how: Preprocess, least: float, drawn: Sequence[float]) -> Tensor:
-    """A rectangle anywhere in the picture, resized to the input's size; ``drawn``: a row of ``Draws.crop``.
-
-    Its area is ``least``-1 of the largest rectangle of the input's shape that fits, its shape up to
-    a third wider or narrower. (torchvision measures the area against the whole picture: from a wide
-    one no such rectangle can be cut, and it falls back to the same centre crop every time.)
-    """
-    check_picture(picture, how)
-    height, width = picture.shape[-2:]
-    scale = min(height / how.size[0], width / how.size[1])
-    whole_h, whole_w = how.size[0] * scale, how.size[1] * scale
-    area, shape, down, right = drawn
-    area = least + (1 - least) * area
-    narrowest = max(3 / 4, area * (whole_h / height) ** 2)  # both bounds keep it inside
-    widest = min(4 / 3, (width / whole_w) ** 2 / area)
-    ratio = narrowest * (widest / narrowest) ** shape
-    h = min(height, max(1, round(whole_h * math.sqrt(area / ratio))))
-    w = min(width, max(1, round(whole_w * math.sqrt(area * ratio))))
-    top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-    cut: Tensor = plain.resized_crop(
-        picture, top, left, h, w, list(how.size), interpolation(how), antialias=True
-    )
-    return cut
 
 
 def _moved(views: Tensor, draws: Tensor, mirrors: Tensor, fill: Tensor) -> Tensor:
@@ -155,35 +147,11 @@ def _jittered(views: Tensor, draws: Tensor) -> Tensor:
     bright, contrast, saturation = (1 - JITTER + 2 * JITTER * draws[:, :3]).float().T[..., None]
     turn = (6 * HUE * (1 - 2 * draws[:, 3:])).float()
     colours = views.flatten(2)
-    grey = _grey(colours)
-    mean = _grey(colours.mean(2, keepdim=True))  # not of grey: a sum to one number is cut by threads
+    grey = grey_of(colours)
+    mean = grey_of(colours.mean(2, keepdim=True))  # not of grey: a sum to one number is cut by threads
     shared = bright * (contrast * (1 - saturation) * grey + (1 - contrast) * mean)
     changed = torch.addcmul(shared[:, None], (bright * contrast * saturation)[:, None], colours)
-    return _hue_turned(changed.clamp_(0, 1), turn).view_as(views)
-
-
-def _grey(colours: Tensor) -> Tensor:
-    """[N, 3, n] -> [N, n]."""
-    red, green, blue = colours.unbind(1)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def _hue_turned(colours: Tensor, by: Tensor) -> Tensor:
-    """[N, 3, n] in RGB with the hue of the colour space HSV turned ``by`` [N, 1] sixths of the circle.
-
-    A channel is the value less the chroma times a trapezium of the hue: Smith (1978), in one formula.
-    """
-    red, green, blue = colours.unbind(1)
-    value, least = colours.amax(1), colours.amin(1)
-    chroma = value - least
-    of_red, of_green, of_blue = green - blue, blue - red + 2 * chroma, red - green + 4 * chroma
-    hue = torch.where(red == value, of_red, torch.where(green == value, of_green, of_blue))
-    turned = hue / chroma.clamp_min(1e-12) + by
-    places = (
-        turned[:, None] + turned.new_tensor([5.0, 3.0, 1.0])[:, None]
-    )  # where red, green and blue stand
-    places -= 6 * (places / 6).floor_()  # remainder_ takes three times as long
-    return value[:, None] - chroma[:, None] * torch.minimum(places, 4 - places).clamp_(0, 1)
+    return hue_turned(changed.clamp_(0, 1), turn).view_as(views)
 
 
 def _strong_view(picture: Tensor, how: Preprocess, seed: int, flip: bool) -> Tensor:
@@ -193,7 +161,7 @@ def _strong_view(picture: Tensor, how: Preprocess, seed: int, flip: bool) -> Ten
         # torch.manual_seed would start or reseed CUDA, too
         torch.default_generator.manual_seed(seed)
         drawn = torch.rand(4, dtype=torch.float64).tolist()
-        changed = change(_random_crop(picture, how, LEAST["aggressive"], drawn))
+        changed = change(random_crop(picture, how, (LEAST["aggressive"], 1.0), drawn))
         view: Tensor = erase(normalise(plain.convert_image_dtype(changed, torch.float32), how))
     return view
 

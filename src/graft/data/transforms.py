@@ -9,6 +9,8 @@ Shapes: K channels, height H, width W of the picture; h, w of the input.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,9 +38,46 @@ def preprocess(picture: Tensor, how: Preprocess, *, whole: tuple[int, int] | Non
     Raises:
         DataError: the picture has another number of channels than the network takes.
     """
-    check_picture(picture, how)
-    cut = plain.center_crop(_resize(picture, how, whole), list(how.size))
+    cut = fitted(picture, how, whole=whole)
     return normalise(plain.convert_image_dtype(cut, torch.float32), how)
+
+
+def fitted(picture: Tensor, how: Preprocess, *, whole: tuple[int, int] | None = None) -> Tensor:
+    """Resized and cut to the input's size, in the values of the picture: uint8 [K, H, W] -> [K, h, w].
+
+    Raises:
+        DataError: as :func:`preprocess`.
+    """
+    check_picture(picture, how)
+    cut: Tensor = plain.center_crop(_resize(picture, how, whole), list(how.size))
+    return cut
+
+
+def random_crop(
+    picture: Tensor, how: Preprocess, area: tuple[float, float], drawn: Sequence[float]
+) -> Tensor:
+    """A rectangle anywhere in the picture, resized to the input's size; ``drawn``: four numbers in [0, 1).
+
+    Its area is between the two shares ``area`` of the largest rectangle of the input's shape that fits,
+    its shape up to a third wider or narrower. (torchvision measures the area against the whole picture:
+    from a wide one no such rectangle can be cut, and it falls back to the same centre crop every time.)
+    """
+    check_picture(picture, how)
+    height, width = picture.shape[-2:]
+    scale = min(height / how.size[0], width / how.size[1])
+    whole_h, whole_w = how.size[0] * scale, how.size[1] * scale
+    (least, most), (share, shape, down, right) = area, drawn
+    covered = least + (most - least) * share
+    narrowest = max(3 / 4, covered * (whole_h / height) ** 2)  # both bounds keep it inside
+    widest = min(4 / 3, (width / whole_w) ** 2 / covered)
+    ratio = narrowest * (widest / narrowest) ** shape
+    h = min(height, max(1, round(whole_h * math.sqrt(covered / ratio))))
+    w = min(width, max(1, round(whole_w * math.sqrt(covered * ratio))))
+    top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
+    cut: Tensor = plain.resized_crop(
+        picture, top, left, h, w, list(how.size), interpolation(how), antialias=True
+    )
+    return cut
 
 
 def check_picture(picture: Tensor, how: Preprocess) -> None:

@@ -238,6 +238,8 @@ def _with_options(ask: Ask, step: Train, number: int) -> Train:
     """The phase with what the recipe sets for all phases, then for this one."""
     own = ask.recipe.phase.get(number)
     given = options_set(ask.recipe.train, *([own] if own is not None else []))
+    if ask.recipe.data.augment is not None:
+        given.setdefault("augmentation", ask.recipe.data.augment)
     if own is not None and own.epochs is not None:
         given["epochs"] = own.epochs
     if ask.recipe.drop_path and step.drop_path is None:

@@ -108,7 +108,8 @@ def reasons(ask: Ask, _: str) -> Iterator[str]:
     asked = {name for each in settings for name in each.model_fields_set if getattr(each, name) is not None}
     if "rates" in asked:
         asked.add("lr")
-    if "augmentation" in asked and all(each.augmentation == "none" for each in settings):
+    of_presets = any(each.augmentation in ("light", "standard", "aggressive") for each in settings)
+    if ask.recipe.data.augment is not None or ("augmentation" in asked and not of_presets):
         asked.add("flip")
     decision = decide(ask.evidence)
     yield from (words for name, words in decision.reasons if name not in asked)
