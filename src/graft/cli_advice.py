@@ -196,7 +196,7 @@ def find_rate(
     as_json: Json = False,
 ) -> None:
     """Find a learning rate: by a range test, or by short runs (--sweep)."""
-    from graft.errors import RecipeError
+    from graft.errors import RecipeError, quote
 
     if sweep is not None and not (low is high is steps is None):
         raise RecipeError("--low, --high and --steps are of the range test, and a sweep was asked for.")
@@ -205,7 +205,7 @@ def find_rate(
     try:
         rates = [float(each) for each in (sweep or "").split(",") if each.strip()]
     except ValueError:
-        raise RecipeError(f"--sweep {sweep!r}: rates with commas between were expected.") from None
+        raise RecipeError(f"--sweep {quote(sweep)}: rates with commas between were expected.") from None
     asked = asked_recipe(
         recipe,
         settings,

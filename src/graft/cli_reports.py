@@ -169,14 +169,14 @@ def _listed(text: str | None) -> list[str]:
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:
-    from graft.errors import RecipeError
+    from graft.errors import RecipeError, quote
 
     try:
         found = tuple(sorted({int(each) for each in _listed(text)}))
     except ValueError:
         found = (0,)
     if any(each < 1 for each in found):
-        raise RecipeError(f"--labels {text!r}: whole numbers with commas between were expected: 100,1000.")
+        raise RecipeError(f"--labels {quote(text)}: expected whole numbers, as in 100,1000.")
     return found
 
 

@@ -21,7 +21,7 @@ from graft.backbones.contract import Adapters, Backbone, Encoding
 from graft.backbones.modes import can_recompute
 from graft.batchnorm import plain_norms
 from graft.data.items import Items, Splits
-from graft.errors import DataError, RecipeError
+from graft.errors import DataError, RecipeError, quote
 from graft.model import Head, Model
 from graft.notes import notes_on, notes_on_backbone, notes_on_pixels, notes_on_reuse
 from graft.numerics import Numerics, resolve_device, resolve_numerics, world_size
@@ -211,8 +211,8 @@ def _check_text(recipe: Recipe, backbone: Backbone, steps: Iterable[Step]) -> No
         )
     if recipe.pooling not in ("auto", pooling):
         raise RecipeError(
-            f"pooling = {recipe.pooling!r}, but the backbone was loaded with {pooling!r}; load it with "
-            "pooling=, or leave the setting out."
+            f"pooling = {quote(recipe.pooling)}, but the backbone was loaded with {quote(pooling)}; "
+            "load it with pooling=, or leave the setting out."
         )
     asked = [f"data.{name}" for name in _OF_PICTURES if name in recipe.data.model_fields_set]
     train = [step for step in steps if isinstance(step, Train)]

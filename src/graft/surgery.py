@@ -26,7 +26,7 @@ from graft.backbones.staging import cut_stages
 from graft.backbones.tracing import trace_network
 from graft.backbones.truncation import Truncated, is_within, leaf_names
 from graft.batchnorm import StaysInEval, freeze_batchnorm, running_norms, unfreeze_batchnorm
-from graft.errors import BackboneError, suggest
+from graft.errors import BackboneError, quote, suggest
 
 __all__ = [
     "HeadKind",
@@ -95,10 +95,10 @@ def set_training_mode(
     """
     names = [stage.name for stage in stages]
     for wrong in {*trainable, *statistics} - set(names):
-        raise BackboneError(f"There is no stage {wrong!r}: {', '.join(names)}.{suggest(wrong, names)}")
+        raise BackboneError(f"There is no stage {quote(wrong)}: {', '.join(names)}.{suggest(wrong, names)}")
     for wrong in set(statistics) - set(trainable):
         raise BackboneError(
-            f"The stage {wrong!r} does not train, so its statistics cannot follow the batches."
+            f"The stage {quote(wrong)} does not train, so its statistics cannot follow the batches."
         )
     live = {m for stage in stages if stage.name in trainable for m in stage.modules}
     resting = set() if set(names) <= set(trainable) else set(leaf_names(module)) - live
@@ -154,7 +154,7 @@ def truncate(
     names = [s.name for s in stages]
     name = stage.name if isinstance(stage, Stage) else stage
     if name not in names:
-        raise BackboneError(f"There is no stage {name!r}: {', '.join(names)}.{suggest(name, names)}")
+        raise BackboneError(f"There is no stage {quote(name)}: {', '.join(names)}.{suggest(name, names)}")
     at = names.index(name)
     if at == len(stages) - 1:
         return copy.deepcopy(module)
@@ -162,7 +162,7 @@ def truncate(
     if entry is None:
         able = [lower.name for lower, upper in pairwise(stages) if upper.entry]
         raise BackboneError(
-            f"The network cannot be cut off above stage {name!r}: more than one tensor is handed "
+            f"The network cannot be cut off above stage {quote(name)}: more than one tensor is handed "
             f"up there. It can be cut off above: {', '.join([*able, names[-1]])}."
         )
     return Truncated(module, entry, stages[at + 1 :])
@@ -304,8 +304,8 @@ def _find_stage(choice: str, module: nn.Module, example: Tensor | None) -> Stage
     if choice in stages:
         return stages[choice]
     raise BackboneError(
-        f"Nothing in the network is named {choice!r}.{suggest(choice, [*stages, *parts])} Its parts are: "
-        f"{', '.join(dict.fromkeys(name.split('.')[0] for name in parts))}. {told}"
+        f"Nothing in the network is named {quote(choice)}.{suggest(choice, [*stages, *parts])} "
+        f"Its parts are: {', '.join(dict.fromkeys(name.split('.')[0] for name in parts))}. {told}"
     )
 
 

@@ -24,7 +24,7 @@ from graft.adapters.attention import open_attention
 from graft.adapters.injection import OWN, inject, lora_layers
 from graft.adapters.on_base import Base, load_base
 from graft.bundle import Bundle, Parts, prove, read_parts
-from graft.errors import BundleError, suggest
+from graft.errors import BundleError, quote, suggest
 from graft.model import Model
 from graft.prediction import Predictions
 from graft.recipe import AdapterSettings, DataSettings
@@ -76,7 +76,7 @@ class AdapterSet:
         """Forget an adapter; raises BundleError where there is none of this name."""
         self._check_known(name)
         if len(self.bundles) == 1:
-            raise BundleError(f"{name!r} is the only adapter, so it cannot be removed.")
+            raise BundleError(f"{quote(name)} is the only adapter, so it cannot be removed.")
         self._forget(name)
 
     def combine(self, name: str, shares: Mapping[str, float]) -> None:
@@ -92,13 +92,13 @@ class AdapterSet:
         for part in shares:
             self._check_known(part)
         if len(shares) < 2:
-            raise BundleError(f"combine {name!r}: two adapters or more were expected.")
+            raise BundleError(f"combine {quote(name)}: two adapters or more were expected.")
         parts = [self.bundles[part] for part in shares]
         first = parts[0]
         if any(part.labels != first.labels or part.head != first.head for part in parts):
-            raise BundleError(f"combine {name!r}: the adapters tell different labels, or by other heads.")
+            raise BundleError(f"combine {quote(name)}: the adapters have different labels or heads.")
         if any(part.adapters and part.adapters.settings["dora"] for part in parts):
-            raise BundleError(f"combine {name!r}: adapters with DoRA cannot be added.")
+            raise BundleError(f"combine {quote(name)}: adapters with DoRA cannot be added.")
         self._rest()
         self.tuner.add_weighted_adapter(list(shares), list(shares.values()), name, combination_type="cat")
         for layer in lora_layers(self.trunk).values():
@@ -172,11 +172,11 @@ class AdapterSet:
 
     def _check_new(self, name: str) -> None:
         if name in self.bundles or not name or "." in name:
-            raise BundleError(f"{name!r} cannot name an adapter: it is taken, empty, or holds a dot.")
+            raise BundleError(f"{quote(name)} cannot name an adapter: it is taken, empty, or holds a dot.")
 
     def _check_known(self, name: str) -> None:
         if name not in self.bundles:
-            raise BundleError(f"There is no adapter {name!r}.{suggest(name, self.bundles)}")
+            raise BundleError(f"There is no adapter {quote(name)}.{suggest(name, self.bundles)}")
 
 
 def open_adapters(bundles: Mapping[str, str | Path], *, base: Base | None = None) -> AdapterSet:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graft.backbones.contract import Pooling
-from graft.errors import BackboneError
+from graft.errors import BackboneError, quote
 
 MOST_TEXT = 10_000  # characters of one setting
 MOST_ENTRIES = 200_000  # of a list or a table, as names of classes are
@@ -139,7 +139,7 @@ def read_pooling(value: Any, what: str) -> Pooling:
         if pooling == value:
             known: Pooling = pooling
             return known
-    raise BackboneError(f"{what}: its configuration pools by {value!r}; {get_args(Pooling)} are known.")
+    raise BackboneError(f"{what} pools by {quote(value)}; {get_args(Pooling)} are known.")
 
 
 def check_sizes(values: Mapping[str, Any], what: str, *, most: int) -> None:

@@ -31,7 +31,7 @@ from graft.backbones.sketching import sketch
 from graft.backbones.stored import Layout, read_layout
 from graft.backbones.tokenizer import own_pooling, read_encoding
 from graft.backbones.tokenizer_limits import read_rules
-from graft.errors import BackboneError, GraftError
+from graft.errors import BackboneError, GraftError, quote
 
 # What stands for a picture: what the network itself pools, or its class token. Others give neither.
 _POOL_THEMSELVES = {
@@ -77,8 +77,8 @@ def _read_config(values: dict[str, Any], request: Request) -> Any:
         )
     if values["model_type"] not in _known_types():
         raise BackboneError(
-            f"hf/{request.name}: transformers knows no model of type {values['model_type']!r}; a newer "
-            "version of it may."
+            f"hf/{request.name}: transformers knows no model of type {quote(values['model_type'])}; "
+            "a newer version of it may."
         )
     kind = _known_types()[values["model_type"]]
     settings = transformers_settings(kind, _network_of(kind), values, f"hf/{request.name}")
@@ -234,7 +234,7 @@ def _weight_files(name: str) -> Mapping[str, Path]:
     for part in sorted(set(places.values())):
         if not isinstance(part, str) or "/" in part or "\\" in part:
             raise BackboneError(
-                f"hf/{name}: its list of weights names {part!r}, which is no file beside it."
+                f"hf/{name}: its list of weights names {quote(part)}, which is no file beside it."
             )
         files[part] = find_file(name, part)
     return {key: files[part] for key, part in places.items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 from graft.backbones.contract import NOISE_LENGTH, PADDING, Encoding, Intake, Preprocess, Source
 from graft.backbones.stored import Layout, Stored
 from graft.bundle.value import Bundle
-from graft.errors import BundleError
+from graft.errors import BundleError, quote
 from graft.model import Head
 from graft.recipe import AdapterSettings, DataSettings
 
@@ -118,7 +118,9 @@ def _check_options(source: Source) -> None:
     channels, size = source.options.get("channels", 1), source.options.get("size")
     for name, value, most in (("channels", channels, MOST_CHANNELS), ("size", size, MOST_PIXELS)):
         if value is not None and (type(value) is not int or not 1 <= value <= most):
-            raise BundleError(f"source.options.{name} = {value!r}: a number of 1 to {most} was expected.")
+            raise BundleError(
+                f"source.options.{name} = {quote(value)}: a number of 1 to {most} was expected."
+            )
 
 
 def _check_adapters(stored: Bundle, layout: Layout) -> None:

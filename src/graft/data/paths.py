@@ -19,7 +19,7 @@ from graft.data.parts import LEFT, NOTHING_CHOSEN, PARTS, Chosen
 from graft.data.table import list_table
 from graft.data.table_folder import list_part, list_tables, tables_in
 from graft.data.tabular import TABLES
-from graft.errors import DataError
+from graft.errors import DataError, quote
 
 if TYPE_CHECKING:
     from graft.recipe import DataSettings
@@ -83,7 +83,7 @@ def _locate(root: Path, part: str, name: str) -> Path:
             return place
     looked = " nor ".join(dict.fromkeys(display(str(place.absolute())) for place in places))
     raise DataError(
-        f"data.{part} = {display(name)!r}: there is neither {looked}; name a folder or a table."
+        f"data.{part} = {quote(display(name))}: there is neither {looked}; name a folder or a table."
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from graft.errors import RecipeError
+from graft.errors import RecipeError, quote
 from graft.recipe import RATES, PhaseSettings
 from graft.steps import Rates, Step, Train
 from graft.strategies.asking import Ask
@@ -76,5 +76,6 @@ def _check(where: str, step: Train, own: PhaseSettings) -> None:
         if pattern != "head" and not any(fnmatchcase(stage, pattern) for stage in step.stages):
             moving = ", ".join((*step.stages, "head"))
             raise RecipeError(
-                f"{where}.rates: {pattern!r} does not train in {step.name!r}; what trains there: {moving}."
+                f"{where}.rates: {quote(pattern)} does not train in {step.name!r}; "
+                f"what trains there: {moving}."
             )
