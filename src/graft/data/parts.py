@@ -69,6 +69,7 @@ _ASIDE = frozenset((
 ))  # fmt: skip
 
 
+_SEVERAL = "Several are taken together with --set data.train='[\"A\", \"B\"]'."
 _CLASSES = "If the folders are classes, say so with --set data.train=. (a dot)."
 
 
@@ -258,8 +259,8 @@ def _check_repeats(where: Path, siblings: Sequence[Sibling], others: Sequence[Si
                 raise DataError(
                     f"{display(other.name)} and {display(one.name)} in {display(str(where))} have the same "
                     "class folders. They seem to be parts of the data, but their names do not say which:"
-                    f"{_show(siblings)}\n{_advice('data.train', other, 'data.val', one)} Several "
-                    f'folders are written as --set data.train=\'["A", "B"]\'. {_CLASSES}'
+                    f"{_show(siblings)}\n{_advice('data.train', other, 'data.val', one)} "
+                    f"{_SEVERAL} {_CLASSES}"
                 )
 
 
@@ -290,7 +291,7 @@ def _twice(where: Path, part: str, alike: Sequence[Sibling]) -> str:
     return (
         f"{display(str(where))} has {len(alike)} parts that are called as {part}: "
         f"{', '.join(display(each.name) for each in alike)}. Merge them, remove one, or say which it is. "
-        f"{_advice(f'data.{part}', alike[0])}"
+        f"{_advice(f'data.{part}', alike[0])} {_SEVERAL}"
     )
 
 

@@ -6,6 +6,7 @@ they may lie anywhere, and a folder of pictures may be validated on a table.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from graft.data.folder import class_names, list_classes, list_folder
 from graft.data.items import Listing, Modality, display, make_problem
 from graft.data.labels import join_listings
-from graft.data.parts import LEFT, NOTHING_CHOSEN, PARTS, Chosen
+from graft.data.parts import LEFT, NOTHING_CHOSEN, PARTS, Chosen, part_of
 from graft.data.table import list_table
 from graft.data.table_folder import list_part, list_tables, tables_in
 from graft.data.tabular import TABLES
@@ -147,7 +148,24 @@ def _list_whole(
         raise _neither(path)
     if modality == "text":
         return list_tables(path, settings, modality, usual, needs=needs, chosen=chosen)
-    return list_folder(path, needs=needs, chosen=chosen)
+    listing = list_folder(path, needs=needs, chosen=chosen)
+    if "train" in needs and len(needs) == 1 and {row.split for row in listing.rows} == {""}:
+        _check_no_tables(path)
+    return listing
+
+
+def _check_no_tables(folder: Path) -> None:
+    """Raises DataError where a table called train lies beside folders that would be taken for classes."""
+    named = {part_of(each.stem): each.name for each in reversed(tables_in(folder))}
+    if "train" not in named:
+        return
+    found = {part: display(named[part]) for part in PARTS if part in named}
+    settings = " ".join(f"--set {shlex.quote(f'data.{part}={name}')}" for part, name in found.items())
+    raise DataError(
+        f"{display(str(folder))} has {' and '.join(found.values())} beside folders of pictures: either may "
+        f"hold the labels. If the table does, say so with {settings}. If the folders are classes, say so "
+        "with --set data.train=. (a dot)."
+    )
 
 
 def _neither(path: Path) -> DataError:
