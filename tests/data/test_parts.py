@@ -291,9 +291,16 @@ def test_a_table_called_train_beside_folders_is_not_passed_over(tmp_path: Path) 
     """A table `train.csv` beside folders of pictures (`images`, `thumbs`): refused, with the settings that
     take the table or the folders."""
     root = write_tree(tmp_path / "data", {"images/a.png": 1, "images/b.png": 1, "thumbs/a.png": 1})
-    write_tables(root, train__csv="path,label\nimages/a.png,crow\n", val__csv="path,label\nimages/b.png,owl\n")
-    with pytest.raises(DataError, match=r"--set data.train=train.csv --set data.val=val.csv\. .*data.train=\."):
+    write_tables(
+        root, train__csv="path,label\nimages/a.png,crow\n", val__csv="path,label\nimages/b.png,owl\n"
+    )
+    with pytest.raises(
+        DataError, match=r"--set data.train=train.csv --set data.val=val.csv\. .*data.train=\."
+    ):
         list_pictures(root)
     assert counts(list_pictures(root, train="train.csv", val="val.csv")) == {"train": 1, "val": 1}
-    assert {label for row in list_pictures(root, train=".").rows for label in row.labels} == {"images", "thumbs"}
+    assert {label for row in list_pictures(root, train=".").rows for label in row.labels} == {
+        "images",
+        "thumbs",
+    }
     assert len(list_pictures(root, needs=("test", "val", "train")).rows) == 3

@@ -69,7 +69,7 @@ _ASIDE = frozenset((
 ))  # fmt: skip
 
 
-_SEVERAL = "Several are taken together with --set data.train='[\"A\", \"B\"]'."
+_SEVERAL = 'Several are taken together with --set data.train=\'["A", "B"]\'.'
 _CLASSES = "If the folders are classes, say so with --set data.train=. (a dot)."
 
 
