@@ -7,12 +7,14 @@ tells is drained into a list.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -87,6 +89,13 @@ def launched(rank: int, world_size: int) -> dict[str, str]:
     """What torchrun puts into the environment of one of several processes."""
     numbers = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": 29511}
     return {"MASTER_ADDR": "127.0.0.1"} | {name: str(number) for name, number in numbers.items()}
+
+
+def make_pipe(path: Path) -> None:
+    """A named pipe; the test is skipped where the system has none."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("the system has no named pipes")
+    os.mkfifo(path)
 
 
 def drain(steps: Generator[Told, None, Result]) -> tuple[list[Told], Result]:

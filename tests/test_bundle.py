@@ -26,7 +26,7 @@ from graft.errors import BundleError, GraftError
 from graft.files import sha256_file
 from graft.model import Head, make_model
 from graft.task import Task
-from small import TINY, TinyNet, make_pictures, make_tiny
+from small import TINY, TinyNet, make_pictures, make_pipe, make_tiny
 
 LABELS = ("blue", "green", "red")
 
@@ -194,7 +194,7 @@ def test_a_file_that_is_not_what_it_was(folder: Path, name: str, how: str) -> No
     if how == "folder":
         file.mkdir()
     elif how == "pipe":
-        os.mkfifo(file)
+        make_pipe(file)
     elif how != "missing":
         file.write_bytes({"cut": data[:-20], "empty": b"", "pickle": pickle.dumps({"a": 1})}[how])
     with pytest.raises(BundleError, match=r"damaged|Cannot read|no bundle"):

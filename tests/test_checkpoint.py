@@ -26,6 +26,7 @@ from graft.checkpoint import (
     optimizer_tensors,
 )
 from graft.errors import RunError, TrainingError
+from small import make_pipe
 
 TENSORS = ["model", "optimizer", "best", "average", "start", "seen"]
 FILES = [*(f"{name}.safetensors" for name in TENSORS), "state.json"]
@@ -353,7 +354,7 @@ def test_a_checkpoint_with_a_pipe_or_a_link_out_of_it_is_passed_over(tmp_path: P
     (folder,) = checkpoints.folder.iterdir()
     for name in ("state.json", "model.safetensors"):
         whole = (folder / name).rename(tmp_path / name)
-        os.mkfifo(folder / name)
+        make_pipe(folder / name)
         with pytest.raises(RunError, match="no regular file"):
             checkpoints.newest()
         (folder / name).unlink()

@@ -20,7 +20,7 @@ from PIL import Image
 
 from graft.cli import main
 from graft.runs import Run, locked
-from small import COLOURS, write_pictures
+from small import COLOURS, make_pipe, write_pictures
 
 TINY = ["--backbone", "tiny/net", "--strategy", "two-phase", "--device", "cpu", "--epochs", "2"]
 TINY += ["--set", "train.batch_size=8", "--set", "train.precision=fp32"]
@@ -384,7 +384,7 @@ COUNTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "zero bytes": (lambda photos: (photos / "red" / "x.jpg").write_bytes(b""), "the file is empty"),
     "text": (lambda photos: (photos / "red" / "x.jpg").write_text("hello"), "1 unreadable picture"),
     "bomb": (bomb, "1 unreadable picture"),
-    "pipe": (lambda photos: os.mkfifo(photos / "red" / "x.jpg"), "1 pipe, socket or device left out"),
+    "pipe": (lambda photos: make_pipe(photos / "red" / "x.jpg"), "1 pipe, socket or device left out"),
     "dangling link": (
         lambda photos: (photos / "red" / "x.jpg").symlink_to("no"),
         "the link points nowhere",
@@ -418,7 +418,7 @@ def test_a_run_over_all_that_is_odd_comes_to_its_end(graft: Graft, photos: Path)
     (photos / "red" / "loop").symlink_to(photos, target_is_directory=True)
     (photos / "empty").mkdir()
     (photos / "blue" / "x.jpg").write_bytes(b"")
-    os.mkfifo(photos / "blue" / "y.jpg")
+    make_pipe(photos / "blue" / "y.jpg")
     Path(os.fsdecode(os.fsencode(photos / "green" / "caf") + b"\xe9.png")).write_bytes(
         (photos / "green" / "000.png").read_bytes()
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from graft.cli_options import check_out, paths_of
 from graft.errors import RecipeError
+from small import make_pipe
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
@@ -57,7 +57,7 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "item.csv").write_text("text\n")
     (tmp_path / "link.csv").symlink_to("item.csv")
-    os.mkfifo(tmp_path / "pipe.csv")
+    make_pipe(tmp_path / "pipe.csv")
     reasons = {
         "none/a.csv": "there is no folder .*none",
         "item.csv/a.csv": "there is no folder",

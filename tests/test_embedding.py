@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from graft.recipe import DataSettings
 from graft.reuse.states import Lower
 from graft.reuse.store import Store
 from graft.task import Task
-from small import COLOURS, TINY, TinyNet, make_pictures, make_tiny, write_pictures
+from small import COLOURS, TINY, TinyNet, make_pictures, make_pipe, make_tiny, write_pictures
 from small_text import write_model
 
 SAID = (
@@ -344,7 +343,7 @@ def of_floats(rows: list[Any], kind: Any = None) -> Any:
 NO_TABLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.unlink(), "There is no file"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "There is no file"),
-    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "There is no file"),
+    "a pipe": (lambda path: (path.unlink(), make_pipe(path)), "There is no file"),
     "empty": (lambda path: path.write_bytes(b""), "no table that graft embed wrote"),
     "no Parquet": (lambda path: path.write_text("id,text\n1,great\n"), "no table that graft embed wrote"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-50]), "no table that graft embed wrote"),

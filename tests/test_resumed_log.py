@@ -114,7 +114,4 @@ def test_a_log_holds_each_record_once(
         kills += 1
     assert (code, kills) == (0, KILLS)
     assert log_of(folder) == log_of(tmp_path / "whole")
-    weights = [
-        (each / "bundle" / "weights.safetensors").read_bytes() for each in (folder, tmp_path / "whole")
-    ]
-    assert weights[0] == weights[1]
+    assert weights_of(folder) == weights_of(tmp_path / "whole")

@@ -54,7 +54,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if uv is None:
         pytest.skip("uv is neither on the path nor in .uv, where make installs it")
     folder = tmp_path_factory.mktemp("wheel")
-    lock, python = folder / "lock.txt", folder / "env" / "bin" / "python"
+    place = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    lock, python = folder / "lock.txt", folder / "env" / place
 
     def call(*args: object) -> None:
         subprocess.run([uv, *map(str, args), "--quiet"], cwd=ROOT, check=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from tiny import classified
 
 from graft.backbones import load_backbone, rebuild
 from graft.errors import BackboneError
+from small import make_pipe
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_models_folder_names_only_files_in_it(
     outside = tmp_path_factory.mktemp("outside")
     for name in ("config.json", "model.safetensors"):
         whole = (folder / name).rename(outside / name)
-        for put in (lambda f: f.symlink_to(whole), os.mkfifo, lambda f: f.symlink_to("/dev/zero")):  # noqa: B023
+        for put in (lambda f: f.symlink_to(whole), make_pipe, lambda f: f.symlink_to("/dev/zero")):  # noqa: B023
             put(folder / name)
             with pytest.raises(BackboneError, match=r"link out of|no regular file"):
                 load_backbone(f"hf/{folder}")

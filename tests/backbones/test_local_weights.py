@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tiny import Cnn
 from graft.backbones import load_backbone, rebuild, state_digest
 from graft.backbones.local_weights import load_state, open_weights, read_weights, strip_prefixes
 from graft.errors import BackboneError
+from small import make_pipe
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_headers_that_no_file_has_are_refused(tmp_path: Path) -> None:
 
 def test_pipes_are_no_weights(tmp_path: Path) -> None:
     for name in ("a.pth", "a.safetensors"):
-        os.mkfifo(tmp_path / name)
+        make_pipe(tmp_path / name)
         with pytest.raises(BackboneError, match=r"There is no file|no regular file"):
             load_backbone("timm/test_resnet", weights=tmp_path / name)
 

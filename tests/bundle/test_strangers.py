@@ -23,6 +23,7 @@ from graft.bundle import load_bundle, make_bundle, read_parts
 from graft.errors import BackboneError, BundleError
 from graft.model import Head, make_model
 from graft.task import Task
+from small import make_pipe
 from small_text import write_model
 from test_bundle import change_tensors, forge, read_manifest
 
@@ -85,7 +86,7 @@ def test_only_regular_files_inside_the_folder_are_read(texts: Path, name: str, t
     file, outside = texts / name, tmp_path / "outside"
     shutil.move(file, outside)
     ways: dict[str, Callable[[], object]] = {
-        "pipe": lambda: os.mkfifo(file),
+        "pipe": lambda: make_pipe(file),
         "device": lambda: file.symlink_to("/dev/zero"),
         "socket": lambda: put_socket(file),
         "folder": file.mkdir,

@@ -15,6 +15,7 @@ from odd_pictures import picture_bytes, small_tree, write_tree
 from graft.data.folder import list_folder
 from graft.data.splits import read_splits
 from graft.errors import DataError
+from small import make_pipe
 
 
 def codes(listing) -> dict[str, int]:
@@ -125,10 +126,9 @@ def test_folder_deeper_than_the_stack(tmp_path: Path) -> None:
         sys.setrecursionlimit(limit)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipes_and_sockets_are_a_problem_and_never_opened(tmp_path: Path) -> None:
     write_tree(tmp_path, small_tree())
-    os.mkfifo(tmp_path / "crow" / "pipe.png")
+    make_pipe(tmp_path / "crow" / "pipe.png")
     (tmp_path / "crow" / "zero.png").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "owl" / "s.png"))

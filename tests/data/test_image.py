@@ -24,6 +24,7 @@ from PIL import Image
 from graft.data.image import decode, decode_reduced, examine
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError
+from small import make_pipe
 
 ODD = list(odd_pictures())
 CORNER = np.array([[10, 40, 90], [160, 200, 250]], np.uint8)  # [2, 3]: no two sides alike
@@ -339,9 +340,8 @@ def test_huge_file_is_not_read(tmp_path: Path) -> None:
         decode(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipe_and_socket_are_never_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
+    make_pipe(tmp_path / "pipe.jpg")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s.jpg"))
         for name in ("pipe.jpg", "s.jpg"):
@@ -351,7 +351,6 @@ def test_pipe_and_socket_are_never_opened(tmp_path: Path) -> None:
         decode("/dev/zero")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipe_that_takes_the_files_place_does_not_hang(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(picture_bytes(0))
@@ -360,7 +359,7 @@ def test_pipe_that_takes_the_files_place_does_not_hang(tmp_path: Path, monkeypat
     def swap(self, **options):
         status = genuine(self, **options)
         path.unlink()
-        os.mkfifo(path)
+        make_pipe(path)
         return status
 
     monkeypatch.setattr(Path, "stat", swap)
