@@ -140,3 +140,20 @@ def test_patience_begins_where_the_warm_up_of_a_phase_ends(splits: Splits) -> No
         assert [each.steps_per_epoch for each in plan.phases if each.kind == "phase"] == [3]
         waits = [each for each in course(splits, plan) if isinstance(each, Validated) and each.phase == 1]
         assert waits[-1].epoch == expected, warmup
+
+
+def test_patience_in_the_warm_up_survives_a_resume(splits: Splits, tmp_path: Path) -> None:
+    """Stopped at every new record, a run ends after as many epochs as one that was never stopped."""
+    settings = {"train__lr": 50.0, "train__clip": None, "train__patience": 1, "epochs": 8}
+    plan = plan_of(splits, strategy="two-phase", head_init="auto", train__warmup="3 epochs", **settings)
+    checkpoints, seen = Checkpoints(tmp_path, "run"), []
+    while len(seen) < 100:
+        steps = fit_steps(make_tiny(), splits, plan, checkpoints=checkpoints)
+        new = next((record for record in steps if record not in seen), None)
+        if new is None:
+            break
+        seen.append(new)
+        with pytest.raises(Interrupted):
+            steps.throw(Interrupted("now"))
+    epochs = [each.epoch for each in seen if isinstance(each, Validated) and each.phase == 1]
+    assert epochs == [0, 1, 2, 3, 4]
