@@ -32,7 +32,7 @@ from graft.data.inputs import open_inputs
 from graft.data.items import Fault, Items, Modality, Problem, Text, display, names_file, show
 from graft.data.scan import Progress
 from graft.data.texts import list_cut
-from graft.errors import BackboneError, BundleError, DataError, RecipeError
+from graft.errors import BackboneError, BundleError, DataError, RecipeError, first_line
 from graft.files import kept_path, new_file, parse_json
 from graft.forward_trial import choose_forward
 from graft.inference import BATCH, Rows, check_finite
@@ -243,7 +243,7 @@ def read_embedding(path: str | Path) -> Embedding:
     try:
         table = parquet.ParquetFile(file).read()
     except (OSError, pyarrow.ArrowException) as error:
-        raise _no_table(file, str(error).split("\n")[0].rstrip(".")) from None
+        raise _no_table(file, first_line(error)) from None
     maker = _read_maker(table, file)
     if not _is_right(table):
         raise _no_table(file, "its columns are not id, text and features as they are written")

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
-from graft.errors import LaunchError, TrainingError
+from graft.errors import LaunchError, TrainingError, first_line
 from graft.numerics import Numerics, world_size
 from graft.system.launch import find_launch, single_process
 
@@ -139,7 +139,7 @@ def meet() -> Store | None:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise LaunchError(
             f"RANK={launch.rank} and WORLD_SIZE={launch.world_size} are set, but the processes did not "
-            f"meet at {place} within {MEET_WITHIN.seconds} s ({_first_line(error)}). Start them with "
+            f"meet at {place} within {MEET_WITHIN.seconds} s ({first_line(error)}). Start them with "
             "torchrun --nproc-per-node N -m graft train …, or unset RANK, WORLD_SIZE and LOCAL_RANK."
         ) from None
     store.set_timeout(default_pg_timeout)
@@ -156,10 +156,6 @@ def _join(device: str) -> None:
     torch.distributed.init_process_group(
         "gloo" if device == "cpu" else "nccl", store=store, rank=launch.rank, world_size=launch.world_size
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:150] or type(error).__name__
 
 
 def start_engine(numerics: Numerics) -> Engine:

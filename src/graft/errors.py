@@ -36,7 +36,7 @@ class DataError(GraftError):
 
 
 class BackboneError(GraftError):
-    """The backbone is unknown, or its weights cannot be had or do not fit."""
+    """The backbone is unknown, or its weights cannot be loaded or do not fit."""
 
     exit_code = WRONG_USE
 
@@ -125,6 +125,22 @@ def quote_some(values: Sequence[Any], most: int = 20) -> str:
 def shorten(text: str) -> str:
     """A text as it stands, or its first MOST_SHOWN characters, the last of them an ellipsis."""
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+
+
+def first_line(error: BaseException, *, lines: int = 1) -> str:
+    """What a library says of a failure: its first ``lines``, shortened and without the full stop.
+
+    An error that carries another as its reason (``URLError``) is shown as that one; an error without
+    words, as the name of its type.
+
+    >>> first_line(ValueError("No such key. Try another.")), first_line(ValueError())
+    ('No such key. Try another', 'ValueError')
+    """
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, Exception):
+        return first_line(reason, lines=lines)
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shorten(" ".join(said[:lines]).rstrip(".")) or type(error).__name__
 
 
 _SHORT = reprlib.Repr()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import urlparse
 
-from graft.errors import BackboneError
+from graft.errors import BackboneError, first_line
 
 PROBE_SECONDS = 5.0
 STALL_SECONDS = 12.0
@@ -90,7 +90,7 @@ def fetch_from_hub(repo: str, filename: str, size: SizeHint, revision: str | Non
     except (EntryNotFoundError, RepositoryNotFoundError):
         raise MissingFileError(f"There is no {what} at {endpoint}: check the name.") from None
     except Exception as error:  # httpx, OS and hub errors have no common base
-        raise _not_had(what, _reason(error), found or size()) from None
+        raise _not_had(what, first_line(error), found or size()) from None
 
 
 def fetch_from_url(url: str, size: SizeHint) -> Path:
@@ -115,7 +115,7 @@ def fetch_from_url(url: str, size: SizeHint) -> Path:
         with _socket_timeout(STALL_SECONDS):
             torch.hub.download_url_to_file(url, str(file), sha.group(1) if sha else None, False)
     except (OSError, RuntimeError, ValueError) as error:
-        raise _not_had(f"{name} from {url}", _reason(error), found or size()) from None
+        raise _not_had(f"{name} from {url}", first_line(error), found or size()) from None
     return file
 
 
@@ -135,7 +135,7 @@ def _probe(url: str, what: str, size: SizeHint) -> int | None:
         return _in_thread(ask, PROBE_SECONDS + 1.0)
     except (OSError, TimeoutError, ValueError) as error:
         host = urlparse(url).netloc
-        raise _not_had(what, f"{host} cannot be reached: {_reason(error)}", size()) from None
+        raise _not_had(what, f"{host} cannot be reached: {first_line(error)}", size()) from None
 
 
 def _watched(download: Callable[[], _T], folder: Path) -> _T:
@@ -209,10 +209,3 @@ def _not_had(what: str, why: str, size: int | None) -> BackboneError:
         "network: weights are given with --weights FILE, a folder with a whole model as hf/FOLDER. For "
         "pictures, graft/resnet18-half-64 needs no network."
     )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
-        return _reason(error.reason)
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:200] if lines else type(error).__name__

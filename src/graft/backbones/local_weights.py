@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from graft.backbones.stored import load_tensors, read_layout
-from graft.errors import BackboneError
+from graft.errors import BackboneError, first_line
 from graft.files import regular_file
 
 State = dict[str, Tensor]
@@ -236,7 +236,7 @@ def _check_archive(file: Path) -> None:
             pickles = [each for each in inside if each.filename.endswith("data.pkl") and not grows]
             grows = grows or any(b"bytearray" in archive.read(each) for each in pickles)
     except Exception as error:  # of a damaged archive, zipfile and its decoders raise of every kind
-        raise BackboneError(f"{file} is damaged: {_first_line(error)}.") from None
+        raise BackboneError(f"{file} is damaged: {first_line(error)}.") from None
     if grows:
         raise BackboneError(f"{file} is damaged: it would be larger in memory than it is on the disk.")
 
@@ -310,8 +310,3 @@ def _list_up(kind: str, names: list[str], most: int = 20) -> list[str]:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

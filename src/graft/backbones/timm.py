@@ -34,7 +34,7 @@ from graft.backbones.local_weights import (
     read_weights,
 )
 from graft.backbones.stored import Layout, layout_of, read_layout
-from graft.errors import BackboneError, quote, suggest
+from graft.errors import BackboneError, first_line, quote, suggest
 from graft.logs import silenced
 
 INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest"}
@@ -158,12 +158,12 @@ def build_model(
             ) from None
         raise BackboneError(
             f"timm/{name} cannot be built for {request.channels} channels"
-            f"{f' and {request.size} pixels' if request.size else ''}: {_first_line(error)}."
+            f"{f' and {request.size} pixels' if request.size else ''}: {first_line(error, lines=3)}."
         ) from error
     except (RuntimeError, OSError, KeyError, SafetensorError) as error:
         raise BackboneError(
             f"The weights {overlay.get('file', '')} cannot be loaded into timm/{name}: "
-            f"{_first_line(error)}. Delete the file if it is damaged."
+            f"{first_line(error, lines=3)}. Delete the file if it is damaged."
         ) from error
     assert isinstance(model, nn.Module)
     return model
@@ -313,8 +313,3 @@ def read_labels(config: Any) -> tuple[str, ...]:
 
 def _is_npz(config: Any) -> bool:
     return bool(config.custom_load) and not config.hf_hub_id
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return " ".join(lines[:3])[:400] if lines else type(error).__name__

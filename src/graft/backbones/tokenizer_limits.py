@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from graft.errors import BackboneError, DataError, GraftError
+from graft.errors import BackboneError, DataError, GraftError, first_line
 from graft.files import parse_json
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ def reported(kind: type[GraftError], what: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise kind(f"{what}: {first[:200]}") from None
+        raise kind(f"{what}: {first_line(error)}.") from None
 
 
 def _rules(section: Any) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graft.errors import BackboneError
+from graft.errors import BackboneError, first_line
 
 _NEW_VALUES = {
     f"aten::{name}"
@@ -93,7 +93,7 @@ def trace_network(module: nn.Module, example: Tensor) -> Trace:
             shape = "x".join(map(str, example.shape))
             raise BackboneError(
                 f"{type(module).__name__} does not compute on an input of shape {shape}: "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__} "
+                f"{first_line(error)}. "
                 "Give the size and the number of channels that the network expects."
             ) from error
     return Trace(recorder.first_use, recorder.last_use, recorder.calls, recorder.reads, output)

@@ -31,7 +31,7 @@ from graft.backbones.sketching import sketch
 from graft.backbones.stored import Layout, read_layout
 from graft.backbones.tokenizer import own_pooling, read_encoding
 from graft.backbones.tokenizer_limits import read_rules
-from graft.errors import BackboneError, GraftError, quote
+from graft.errors import BackboneError, GraftError, first_line, quote
 
 # What stands for a picture: what the network itself pools, or its class token. Others give neither.
 _POOL_THEMSELVES = {
@@ -85,8 +85,9 @@ def _read_config(values: dict[str, Any], request: Request) -> Any:
     try:
         config = AutoConfig.for_model(**settings)
     except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise BackboneError(f"The config.json of hf/{request.name} is not right: {first}") from None
+        raise BackboneError(
+            f"The config.json of hf/{request.name} is not right: {first_line(error)}."
+        ) from None
     if "quantization_config" in values:
         raise BackboneError(
             f"hf/{request.name} holds quantized weights, which are not read; choose the model in full "
@@ -196,8 +197,9 @@ def _with_weights(factory: Any, request: Request, config: Any, options: dict[str
             **options,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
-        first = str(error).split("\n")[0]
-        raise BackboneError(f"The weights of hf/{request.name} cannot be read: {first}") from None
+        raise BackboneError(
+            f"The weights of hf/{request.name} cannot be read: {first_line(error)}."
+        ) from None
     network, told = loaded
     lacking = sorted(told["missing_keys"])
     wrong = sorted(str(each[0] if isinstance(each, tuple) else each) for each in told["mismatched_keys"])

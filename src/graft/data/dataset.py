@@ -24,7 +24,7 @@ from graft.data.pixels import pixel_store
 from graft.data.random_views import DRAWN, OWN_DRAWN, Augmentation, augment
 from graft.data.threads import read_in_threads
 from graft.data.transforms import preprocess
-from graft.errors import GraftError, WorkersLost
+from graft.errors import GraftError, WorkersLost, first_line
 from graft.schedule import cut_batches
 from graft.system.signals import serve_parent
 
@@ -200,11 +200,10 @@ def _watched(engine: DataLoader[Any]) -> Iterator[Any]:
     except (RuntimeError, OSError, EOFError) as error:
         if not engine.num_workers or not _tells_of_the_end(error):
             raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise WorkersLost(
-            f"A decoding worker ended unexpectedly ({reason}): a system that is short of memory kills "
-            "processes. Use fewer workers; with train.workers=0 the training process decodes itself. (In a "
-            'script of your own, workers also need if __name__ == "__main__": around what it does.)'
+            f"A decoding worker ended unexpectedly ({first_line(error)}): a system that is short of memory "
+            "kills processes. Use fewer workers; with train.workers=0 the training process decodes itself. "
+            '(In a script of your own, workers also need if __name__ == "__main__": around what it does.)'
         ) from None
 
 

@@ -33,7 +33,7 @@ from graft.data.items import Listing, Modality, Notes, display, label_name
 from graft.data.parts import part_of
 from graft.data.raw_table import Record
 from graft.data.table import list_records
-from graft.errors import DataError, quote, quote_some
+from graft.errors import DataError, first_line, quote, quote_some
 
 if TYPE_CHECKING:
     from graft.recipe import DataSettings
@@ -42,7 +42,6 @@ PREFIX = "hf/"
 
 _SPLIT = "the split's name"  # stands beside a row's cells, as a column would
 _PLAIN = re.compile(r"(large_)?string|u?int|float|bool|null")  # types of cells that can be read as a text
-_REASON = 300  # characters of an error that are shown
 
 _MESSAGES = {
     "other-split": "{count} split{s} left out, called neither train, validation nor test:",
@@ -133,7 +132,8 @@ def _load_from_folder(folder: Path, load: Any) -> Any:
 
 def _unreadable(where: Path, error: Exception) -> DataError:
     return DataError(
-        f"The data set {display(str(where))} cannot be read: {_reason(error)}. Write or load it again."
+        f"The data set {display(str(where))} cannot be read: {first_line(error, lines=2)}. Write or load "
+        "it again."
     )
 
 
@@ -148,15 +148,16 @@ def _load_from_hub(name: str, load: Any) -> Any:
         try:
             return load(repository, config or None)
         except Exception as error:  # httpx, OS, Arrow and hub errors have no common base
+            reason = first_line(error, lines=2)  # the second often says what there is
             if missing:
-                cause = "and its cache does not have it" if isinstance(error, OSError) else _reason(error)
+                cause = "and its cache does not have it" if isinstance(error, OSError) else reason
                 raise DataError(
                     f"{name} cannot be had: {missing}, {cause}. Load it once with the library datasets "
                     "where there is a network, or write it there with save_to_disk and name the folder as "
                     "hf/./folder."
                 ) from None
             raise DataError(
-                f"{name} cannot be had: {_reason(error)}. Check the name, and the configuration where the "
+                f"{name} cannot be had: {reason}. Check the name, and the configuration where the "
                 "data set has several (hf/ORG/NAME:config)."
             ) from None
 
@@ -194,7 +195,7 @@ def _why_unreachable(address: str) -> str:
             answer.close()
             answers.append("")
         except (OSError, ValueError) as error:
-            answers.append(_reason(error))
+            answers.append(first_line(error))
 
     # In a thread, since looking a name up has no timeout of its own.
     thread = threading.Thread(target=ask, daemon=True)
@@ -202,14 +203,6 @@ def _why_unreachable(address: str) -> str:
     thread.join(PROBE_SECONDS + 1.0)
     reason = answers[0] if answers else f"no answer within {PROBE_SECONDS:.0f} seconds"
     return f"{urlparse(address).netloc} cannot be reached: {reason}" if reason else ""
-
-
-def _reason(error: Exception) -> str:
-    """The first two lines: the second often says what there is."""
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
-        return _reason(error.reason)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]).rstrip(".")[:_REASON] or type(error).__name__
 
 
 def _choose_parts(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from graft.data.raw_table import Cells, Record, check_unique
-from graft.errors import DataError, quote
+from graft.errors import DataError, first_line, quote
 
 _INDEX = re.compile(r"__index_level_\d+__")  # that of a data frame, where it has no name
 
@@ -32,8 +32,7 @@ def read_parquet(path: Path, errors: str) -> Cells:
         table = parquet.read_table(path)
         names = [name for name in table.column_names if not _INDEX.fullmatch(name)]
     except (pyarrow.ArrowException, ValueError) as error:
-        first = str(error).split("\n")[0]
-        raise DataError(f"The table {path} is not readable as Parquet: {first[:200]}.") from None
+        raise DataError(f"The table {path} is not readable as Parquet: {first_line(error)}.") from None
     check_unique(path, names)
     columns = {name: _values(path, name, table.column(name), errors) for name in names}
     records = [
@@ -53,7 +52,9 @@ def _values(path: Path, name: str, column: Any, errors: str) -> list[Any]:
     except UnicodeDecodeError:
         values = _decoded(path, name, column, errors)
     except (ArithmeticError, TypeError, ValueError, pyarrow.ArrowException) as error:
-        raise DataError(f"The column {quote(name)} of {path} cannot be read: {str(error)[:200]}.") from None
+        raise DataError(
+            f"The column {quote(name)} of {path} cannot be read: {first_line(error)}."
+        ) from None
     kind = column.type
     if pyarrow.types.is_floating(kind) and kind.bit_width < 64:
         narrow = np.dtype(f"f{kind.bit_width // 8}").type
