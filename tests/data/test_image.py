@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from odd_pictures import Odd, colours, encode, grey3, odd_pictures, over_white, picture_bytes, png
 from PIL import Image
 
-from graft.data.image import decode, decode_reduced, examine
+from graft.data.image import Shape, decode, decode_reduced, examine, shape_of
 from graft.data.unreadable import UnreadableImage
 from graft.errors import DataError
 from small import make_pipe
@@ -462,6 +462,31 @@ def _fails(data: bytes) -> bool:
     except UnreadableImage:
         return True
     return False
+
+
+@pytest.mark.parametrize(("mode", "kind", "expected"), [
+    ("L", "png", 1), ("1", "tiff", 1), ("LA", "png", 1), ("I;16", "png", 1), ("I;16B", "tiff", 1),
+    ("F", "tiff", 1), ("P", "gif", 3), ("RGB", "jpeg", 3), ("RGBA", "webp", 3), ("CMYK", "tiff", 3),
+])  # fmt: skip
+def test_the_shape_is_read_of_the_formats_that_are_decoded(mode: str, kind: str, expected: int) -> None:
+    assert shape_of(_saved(Image.new(mode, (3, 2)), kind)) == Shape(3, 2, expected)
+
+
+def test_the_shape_counts_pages_and_is_none_of_what_is_not_read() -> None:
+    first, second = Image.new("RGB", (3, 2)), Image.new("RGB", (3, 2), "red")
+    several = {"save_all": True, "append_images": [second]}
+    assert shape_of(_saved(first, "tiff", **several)) == Shape(3, 2, 3, pages=2)
+    assert shape_of(_saved(first, "mpo", **several)) == Shape(3, 2, 3)  # the camera's own second picture
+    assert shape_of(_saved(first, "ppm")) is None and shape_of(b"no picture") is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shape_of(_warns())
+
+
+def _saved(picture: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
 
 
 def test_many_threads_agree_and_leave_no_filter() -> None:

@@ -8,8 +8,8 @@ from statistics import median
 from graft.advice.rules import Likeness
 from graft.advice.survey import Survey
 from graft.backbones.contract import Backbone, Preprocess
+from graft.data.image import Shape, shape_of
 from graft.data.items import Splits
-from graft.diagnosis.data_checks import Shape, shape_of
 from graft.seeds import mix
 
 NEAR_CHANCE = 0.03  # information below which no depth knows anything

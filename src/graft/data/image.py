@@ -234,6 +234,29 @@ def _frames(data: bytes) -> int:
         return 1 if picture.format in _STILL else int(getattr(picture, "n_frames", 1))
 
 
+class Shape(NamedTuple):
+    """Of a picture: its sides in pixels, its colours (1 where it is grey), and the pages of its file."""
+
+    width: int
+    height: int
+    colours: int
+    pages: int = 1
+
+
+def shape_of(source: Source) -> Shape | None:
+    """Read off a file's head, or off an array; None where it cannot be, as of .npy and damaged files."""
+    if isinstance(source, np.ndarray) and source.ndim in (2, 3):
+        return Shape(source.shape[1], source.shape[0], 1 if source.ndim == 2 else source.shape[2])
+    if not isinstance(source, Path | str | bytes):
+        return None
+    with contextlib.suppress(UnreadableImage), as_unreadable(source):
+        data = source if isinstance(source, bytes) else read_bytes(source)
+        pages = read_pages(data).count if is_tiff(data) else _frames(data)
+        with _open(data) as picture:
+            return Shape(*picture.size, 1 if Image.getmodebase(picture.mode) == "L" else 3, pages)
+    return None
+
+
 @contextlib.contextmanager
 def as_unreadable(source: Source) -> Iterator[None]:
     """Silence Pillow's warnings, and raise whatever goes wrong in the block as ``UnreadableImage``."""

@@ -5,22 +5,20 @@ Shapes: N items, D features, C classes.
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graft.backbones.contract import Backbone, Preprocess
+from graft.data.image import shape_of
 from graft.data.items import Items, Splits
-from graft.data.labels import find_alike
 from graft.diagnosis.alike import pairs_of
 from graft.diagnosis.findings import Finding, Severity, found, percent
 from graft.probe import held_out_logits, solve_head
@@ -78,11 +76,15 @@ _ODD = {
         "The network sees what was read of them and nothing else.",
         "Save what the label is about as a file of its own, or its pages as channels (data.channels).",
     ),
+    "alike-labels": (
+        "If they mean the same, the network learns to tell apart what is alike.",
+        "Write labels that mean the same in one way.",
+    ),
 }
-"""Why oddities of pictures matter and what to do, by the code of their problem (see data.oddities)."""
+"""Why oddities of pictures and labels matter and what to do, by the code of their problem."""
 
 
-def odd_pictures(seen: Gathered) -> Iterator[Finding]:
+def oddities(seen: Gathered) -> Iterator[Finding]:
     for problem in seen.splits.problems:
         if problem.code in _ODD:
             why, cure = _ODD[problem.code]
@@ -111,19 +113,6 @@ def contradictions(seen: Gathered) -> Iterator[Finding]:
                 cure="Take them out of one part." if leak else "Decide on one label.",
                 examples=problem.examples,
             )
-
-
-def alike_labels(seen: Gathered) -> Iterator[Finding]:
-    """Labels that differ in capitals or blanks alone."""
-    for problem in find_alike(seen.splits.task.labels):
-        yield found(
-            "data.alike-labels",
-            "warning",
-            f"{problem.count} group(s) of labels differ in capitals or blanks alone",
-            why="If they mean the same, the network learns to tell apart what is alike.",
-            cure="Write labels that mean the same in one way.",
-            examples=problem.examples,
-        )
 
 
 def copies(seen: Gathered) -> Iterator[Finding]:
@@ -340,9 +329,8 @@ def groups(seen: Gathered) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Gathered], Iterator[Finding]], ...] = (
     unreadable_files,
-    odd_pictures,
+    oddities,
     contradictions,
-    alike_labels,
     copies,
     near_copies,
     suspect_labels,
@@ -353,31 +341,6 @@ CHECKS: tuple[Callable[[Gathered], Iterator[Finding]], ...] = (
 )
 
 
-class Shape(NamedTuple):
-    """Of a picture: its sides in pixels, its colours (1 or 3), and the pages of its file."""
-
-    width: int
-    height: int
-    colours: int
-    pages: int = 1
-
-
-def shape_of(source: Any) -> Shape | None:
-    """Read off a file's head, or off an array; None where it cannot be."""
-    from PIL import Image
-
-    if isinstance(source, np.ndarray) and source.ndim in (2, 3):
-        return Shape(source.shape[1], source.shape[0], 1 if source.ndim == 2 else source.shape[2])
-    if not isinstance(source, Path | str | bytes):
-        return None
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            colours = 1 if picture.mode in ("1", "L", "I;16", "I", "F") else 3
-            return Shape(*picture.size, colours, int(getattr(picture, "n_frames", 1)))
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None  # a format of arrays; what cannot be read is told elsewhere
-
-
 def _group(name: str) -> str:
     """What stands before the last number of a file's name: patient12_03.png -> patient12."""
     stem = Path(name).stem
@@ -385,4 +348,4 @@ def _group(name: str) -> str:
     return match.group(1) if match and re.search(r"\d", match.group(1)) else ""
 
 
-__all__ = ["CHECKS", "Gathered", "Shape", "shape_of"]
+__all__ = ["CHECKS", "Gathered"]
