@@ -7,11 +7,19 @@ its own values, and the plan's phases carry the outcome.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-from graft.augmentations import parse_changes
+from graft.augmentations import KINDS, parse_changes
 from graft.schedule import parse_warmup
 
 Views = Literal["none", "flip", "zoom", "flip+zoom"]
@@ -21,6 +29,37 @@ Background = Literal["auto", "white", "black"]
 """What transparent pictures are laid over; auto: black where what can be seen is bright, else white."""
 
 BatchNorm = Literal["frozen", "adaptive", "train"]
+
+
+def _split_names(value: Any) -> Any:
+    """``"a, b"`` as ``["a", "b"]``."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _split_changes(value: Any) -> Any:
+    """As :func:`_split_names` where a text lists changes; any other may be the name of a preset."""
+    lists = isinstance(value, str) and ("," in value or value.partition(":")[0].strip() in KINDS)
+    return _split_names(value) if lists else value
+
+
+def _checked_changes(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(value, tuple):
+        parse_changes(value)
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+"""A list of names, or one text with commas between them."""
+
+Changes = Annotated[Names, AfterValidator(_checked_changes)]
+"""Random changes to training pictures, as :func:`graft.augmentations.parse_changes` reads them."""
+
+Augmentation = Annotated[
+    Literal["none", "light", "standard", "aggressive"] | tuple[str, ...],
+    BeforeValidator(_split_changes),
+    AfterValidator(_checked_changes),
+]
+"""A preset of such changes, or a list of them."""
 
 
 class Frozen(BaseModel):
@@ -75,7 +114,7 @@ class PhaseOptions(Frozen):
     drop_path: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Stochastic depth (Huang et al., 2016): chance to skip the last block, less for those before it; None:
     as the network's library builds it."""
-    augmentation: Literal["none", "light", "standard", "aggressive"] | tuple[str, ...] = "light"
+    augmentation: Augmentation = "light"
     """Preset of random changes to training pictures; or a list of one's own, as ["flip", "crop:0.08-1"]."""
     flip: bool = True
     """Whether presets may mirror pictures; letters and digits change their meaning by it."""
@@ -97,13 +136,6 @@ class PhaseOptions(Frozen):
             return values
         nullable = {name for name, info in cls.model_fields.items() if info.default is None} | {"clip"}
         return {name: value for name, value in values.items() if value is not None or name in nullable}
-
-    @field_validator("augmentation")
-    @classmethod
-    def _check_augmentation(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if isinstance(value, tuple):
-            parse_changes(value)
-        return value
 
     @field_validator("warmup")
     @classmethod

@@ -13,12 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from graft.augmentations import parse_changes
 from graft.errors import RecipeError, quote, suggest
 from graft.files import is_there
-from graft.options import Background, Frozen, PhaseOptions, Views
+from graft.options import Background, Changes, Frozen, Names, PhaseOptions, Views
 
 DEFAULT_BACKBONE = "graft/resnet18-half-64"
 
@@ -35,20 +34,6 @@ def _as_written(value: Any) -> Any:
 _Name: TypeAlias = Annotated[str, BeforeValidator(_as_written), Field(min_length=1)]
 PartNames: TypeAlias = _Name | Annotated[tuple[_Name, ...], Field(min_length=1)] | None
 """One folder or table, or several; None: as names say."""
-
-
-def _split_names(value: Any) -> Any:
-    """``"a, b"`` as ``["a", "b"]``."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
-"""A list of names, or one text with commas between them."""
-
-
-def _checked_changes(value: tuple[str, ...]) -> tuple[str, ...]:
-    parse_changes(value)
-    return value
 
 
 class DataSettings(Frozen):
@@ -102,7 +87,7 @@ class DataSettings(Frozen):
     """Mean and deviation that pictures are normalised by: the weights' own, or those of the training data;
     auto takes the data's where channels is not 3."""
 
-    augment: Annotated[Names, AfterValidator(_checked_changes)] | None = None
+    augment: Changes | None = None
     """Random changes to training pictures of one's own, in every phase and in place of a preset, as
     ["flip", "crop:0.08-1"]; None: what train.augmentation says."""
 
