@@ -48,7 +48,7 @@ def test_a_torn_line_is_passed_over_told_and_not_made_good_twice(
     found = read_log(path)
     left = [step.step for step in STEPS if not place < step.step <= place + 1 + swallowed]
     assert [record["step"] for record in found.records] == left
-    assert found.damage is not None and found.damage.startswith(f"1 line of {path} cannot be read")
+    assert found.damage is not None and found.damage.startswith(f"1 line of {path} is damaged")
 
     again = Log(folder, reached, reached=(0, reached))
     (note,) = again.noted

@@ -1,7 +1,7 @@
 """A list of one's own random changes to training pictures: ``["flip", "crop:0.08-1"]``.
 
 Each has a name, and after a colon how much of it: a share, a chance, or degrees, that it goes up to. Only
-``crop`` has two ends. What each does to pixels says :mod:`graft.data.own_views`.
+``crop`` has two ends. See :mod:`graft.data.own_views` for what each does to pixels.
 """
 
 from __future__ import annotations

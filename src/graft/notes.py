@@ -47,7 +47,7 @@ def notes_on_reuse(
     """What is computed once, and what that takes; ``reuses`` by the step's place."""
     recipe, items = ask.recipe, ask.items or 0
     if recipe.reuse.views is not None and not reuses:
-        yield "Set, but of no effect here: reuse.views, for no phase keeps what is frozen."
+        yield "Set, but of no effect here: reuse.views, because no phase keeps what is frozen."
     for number, reuse in reuses.items():
         step = steps[number]
         assert isinstance(step, Train)

@@ -280,7 +280,7 @@ def _for_network(settings: DataSettings, intake: Intake, known: Sequence[str]) -
     if idle:
         raise RecipeError(
             f"Of no effect here: {', '.join(f'data.{name}' for name in idle)}; of data only "
-            f"{', '.join(known)} can be set, for the bundle says how items are prepared."
+            f"{', '.join(known)} can be set, because the bundle fixes how items are prepared."
         )
     if isinstance(intake, Encoding):
         return settings

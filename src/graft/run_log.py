@@ -45,8 +45,8 @@ class Lines:
         count = self.lines.count(None)
         if not count:
             return None
-        lines = "1 line" if count == 1 else f"{count} lines"
-        return f"{lines} of {self.path} cannot be read (torn, as by a power cut) and left out."
+        lines, are, were = ("1 line", "is", "was") if count == 1 else (f"{count} lines", "are", "were")
+        return f"{lines} of {self.path} {are} damaged (a power cut can do this) and {were} skipped."
 
 
 def read_log(path: Path) -> Lines:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Sequence
-from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from graft.backbones.catalog import fits
 from graft.backbones.contract import Stage
 from graft.backbones.heads import HeadKind, find_heads, head_of, make_head, remove_head, replace_head
 from graft.backbones.locating import Classifier, locate_heads
@@ -280,16 +280,11 @@ def _select(
     try:
         return _select(_find_stage(choice, module, example), module, example)
     except BackboneError:
-        inside_p = [name for name, _ in module.named_parameters() if choice and _has(name, choice)]
-        inside_m = [name for name, _ in module.named_modules() if choice and _has(name, choice)]
+        inside_p = [name for name, _ in module.named_parameters() if choice and fits(name, choice)]
+        inside_m = [name for name, _ in module.named_modules() if choice and fits(name, choice)]
         if inside_p or inside_m:
             return inside_p, inside_m
         raise
-
-
-def _has(name: str, part: str) -> bool:
-    """Whether a name contains this part, or fits it where it is a pattern."""
-    return fnmatchcase(name, part) if any(sign in part for sign in "*?[") else part in name
 
 
 def _find_stage(choice: str, module: nn.Module, example: Tensor | None) -> Stage:

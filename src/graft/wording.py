@@ -199,9 +199,9 @@ def _kept_epoch(end: dict[str, Any]) -> str:
     if kept is None and end["phase"] == "contrast":
         return f"the last of {count_of(epochs, 'epoch')}, before there was a head to judge by"
     if kept is None:
-        return f"the last of {count_of(epochs, 'epoch')}, for there was no validation data"
+        return f"the last of {count_of(epochs, 'epoch')}, because there was no validation data"
     if kept == 0:
-        return f"the start, for no epoch of {epochs} was better on the validation data"
+        return f"the start, because no epoch of {epochs} was better on the validation data"
     return f"epoch {kept} of {epochs}, the best on the validation data"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graft.advice.rules import LIKENESSES, RULES, look_up, size_of
+from graft.advice.rules import LIKENESSES, known_rules, look_up, size_of
 from graft.data.items import Splits
 from graft.errors import RecipeError
 from graft.plan import Phase, make_plan
@@ -38,13 +38,13 @@ def test_every_case_has_a_rule_with_rates_and_a_source(labels: int, likeness: st
         assert rule.source
 
 
-@pytest.mark.parametrize("strategy", sorted({rule.strategy for rule in RULES}))
+@pytest.mark.parametrize("strategy", sorted({rule.strategy for rule in known_rules()}))
 def test_the_rates_of_a_rule_are_those_that_training_uses(strategy: str, splits: Splits) -> None:
     scratch = strategy == "scratch"
     backbone = make_tiny(pretrained=not scratch)
     plan = make_plan(make_recipe({"strategy": strategy, "device": "cpu"}), backbone, splits)
     phases = [phase.train for phase in plan.phases if isinstance(phase, Phase)]
-    (rule, *_) = (rule for rule in RULES if rule.strategy == strategy)
+    (rule, *_) = (rule for rule in known_rules() if rule.strategy == strategy)
     if not phases:
         assert rule.rates == (None, None, None) and strategy == "probe"
         return
@@ -61,7 +61,7 @@ def test_texts_have_rates_of_their_own() -> None:
 
 
 def test_scratch_is_for_large_and_strange_data_alone() -> None:
-    found = {(rule.size, rule.likeness) for rule in RULES if rule.strategy == "scratch"}
+    found = {(rule.size, rule.likeness) for rule in known_rules() if rule.strategy == "scratch"}
     assert found == {(size_of(labels), "very different") for labels in SIZES[2:]}
     assert names(1_000_000, "very different") == {"two-phase", "scratch"}  # guides disagree
 

@@ -5,6 +5,7 @@ Courses and guides disagree in places; then both are here, and what is measured 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 from graft.errors import RecipeError, quote
@@ -52,7 +53,9 @@ class Rule(Frozen):
     source: str
 
 
-def _rules() -> tuple[Rule, ...]:
+@cache
+def known_rules() -> tuple[Rule, ...]:
+    """Every rule, with the rates of pictures."""
     small, some, many, most = (name for _, name in _BOUNDS)
     huge: Size = "a million"
     alike, near, other, strange = LIKENESSES
@@ -111,9 +114,6 @@ def rates_of(strategy: str, *, takes_text: bool = False) -> Rates:
     return rates.head, rates.stages.get(STAGES[-1]), rates.stages.get(STAGES[0])
 
 
-RULES = _rules()
-
-
 def size_of(labels: int) -> Size:
     """The class of data size that this many labelled items are in."""
     return next((name for bound, name in _BOUNDS if labels < bound), "a million")
@@ -130,7 +130,7 @@ def look_up(labels: int, likeness: str, *, takes_text: bool = False) -> tuple[Ru
     if likeness not in LIKENESSES:
         raise RecipeError(f"{quote(likeness)}: one of {', '.join(LIKENESSES)} was expected.")
     size = size_of(labels)
-    found = (rule for rule in RULES if rule.size == size and rule.likeness == likeness)
+    found = (rule for rule in known_rules() if rule.size == size and rule.likeness == likeness)
     if not takes_text:
         return tuple(found)
     return tuple(

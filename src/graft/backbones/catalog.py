@@ -20,7 +20,6 @@ from graft.backbones.contract import Backbone, Intake
 from graft.errors import BackboneError, quote, suggest
 
 TABLE = Path(__file__).parent / "timm_parameters.json"
-LIBRARIES = ("graft", "torchvision", "timm")
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def find_models(*patterns: str, pretrained: bool = False) -> list[ModelInfo]:
     known = [info for info in _everything() if info.weights or not pretrained]
     found: set[str] = set()
     for pattern in patterns or ("",):
-        fitting = {info.id for info in known if _fits(info.id.lower(), pattern.lower())}
+        fitting = {info.id for info in known if fits(info.id.lower(), pattern.lower())}
         if not fitting:
             names = [info.id for info in _everything()]
             near = suggest(pattern, [*names, *(name.partition("/")[2] for name in names)])
@@ -96,7 +95,8 @@ def find_models(*patterns: str, pretrained: bool = False) -> list[ModelInfo]:
     return [info for info in known if info.id in found]
 
 
-def _fits(name: str, pattern: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
+    """Whether a name contains this part, or matches it where it is a pattern."""
     return fnmatchcase(name, pattern) if any(sign in pattern for sign in "*?[") else pattern in name
 
 

@@ -1,6 +1,6 @@
 """The classifier of any network: found, replaced, removed, made anew.
 
-What the head is says :mod:`graft.backbones.locating`: the whole module that a new one takes the place of.
+See :mod:`graft.backbones.locating` for what counts as the head: the whole module that a new one replaces.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random views by a list of one's own: a function of a picture and its seed.
 
-How such a list is written says :mod:`graft.augmentations`.
+See :mod:`graft.augmentations` for how such a list is written.
 
 Shapes: K channels, height H, width W of a picture; h, w of the input.
 """

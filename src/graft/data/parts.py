@@ -128,7 +128,7 @@ class Sibling:
 
     @property
     def aside(self) -> bool:
-        """Whether it is called as what lies beside data and is none."""
+        """Whether its name is one that usually stands beside data, such as docs."""
         return _plain(self.name) in _ASIDE
 
 

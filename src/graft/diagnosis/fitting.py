@@ -123,7 +123,7 @@ def head_inputs(model: nn.Module, batch: Tensor) -> Iterator[Finding]:
         model.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             model(batch[:1].to(device))
-    except Exception:
+    except Exception:  # a foreign network may raise anything; what the hooks saw before it is what counts
         pass
     finally:
         for hook in hooks:

@@ -17,6 +17,7 @@ from graft.plan import Phase, Plan
 from graft.recipe import Recipe
 from graft.reporting.charts import Epoch, Span
 from graft.reporting.details import Details
+from graft.run_log import read_log
 from graft.runs import Run, count_before
 from graft.schedule import rate_factor
 
@@ -69,16 +70,17 @@ def read_story(run: Run) -> Story:
         raise RunError(
             f"{details} is damaged: {error}. Remove it, then graft report makes it anew."
         ) from None
+    log = read_log(run.log)
     facts = read_json(run.folder / "data.json", RunError, most=None)
     return Story(
         sizes=_sizes(facts),
         multi_label=any(isinstance(label, list) for label, _ in facts["items"].values()),
         comparison=run.comparison,
-        problems=(*facts.get("problems", ()), *filter(None, [run.log_damage])),
+        problems=(*facts.get("problems", ()), *filter(None, [log.damage])),
         folder=run.folder,
         recipe=run.recipe,
         plan=run.plan,
-        log=run.read_log(),
+        log=log.records,
         result=read_json(run.folder / "result.json", RunError, most=None) if run.finished else None,
         details=found,
         manifest=read_json(manifest, RunError, most=None) if manifest.is_file() else {},

@@ -17,7 +17,7 @@ MEETING = ("MASTER_ADDR", "MASTER_PORT")
 _OF_OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _READ_BY_LIBRARIES = (*NUMBERS, *_OF_OTHERS, "LOCAL_WORLD_SIZE")
 _PREFIXES = ("ACCELERATE_", "PMI_", "MPI_", "OMPI_", "MV2_")
-_CURE = "several processes are started with torchrun --nproc-per-node N -m graft train …"
+_CURE = "Start several processes with torchrun --nproc-per-node N -m graft train …"
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
         return Launch(rank, world_size, local_rank) if world_size > 1 else Launch()
     given = [f"{name}={found[name]}" for name in NUMBERS if name in found]
     if given and not _says_single(found):
-        told = f"{', '.join(given)} in the environment is ignored, because {wrong}"
-        return Launch(ignored=f"{told}: graft runs as a single process; {_CURE}.")
+        told = f"Ignoring {', '.join(given)} from the environment: {wrong}"
+        return Launch(ignored=f"{told}; graft runs as a single process. {_CURE}.")
     for name in _OF_OTHERS:
         if _number(found.get(name)) > 1:
-            told = f"{name}={found[name]} in the environment is ignored: this process works alone"
-            return Launch(ignored=f"{told}; {_CURE}.")
+            told = f"Ignoring {name}={found[name]} from the environment: this process works alone"
+            return Launch(ignored=f"{told}. {_CURE}.")
     return Launch()
 
 
@@ -68,7 +68,8 @@ def _why_not(found: Mapping[str, str]) -> str | None:
     """What keeps the variables from being those of a launcher; None where nothing does."""
     missing = [name for name in (*NUMBERS, *MEETING) if not found.get(name, "").strip()]
     if missing:
-        return f"torchrun sets {_listed(missing)} as well"
+        which = "which is missing" if len(missing) == 1 else "which are missing"
+        return f"torchrun also sets {_listed(missing)}, {which}"
     rank, world_size, local_rank = (_number(found[name]) for name in NUMBERS)
     if min(rank, world_size, local_rank) < 0:
         return "these are not all whole numbers"
