@@ -201,6 +201,6 @@ def test_labels_that_are_alike() -> None:
     pictures = np.zeros((6, 8, 8, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None]
     for labels, found in ((["Owl", "owl", "crow"], ["data.alike-labels"]), (["owl", "crow", "emu"], [])):
         splits = graft.data.read_splits((pictures, labels * 2), DataSettings(validation=0))
-        odd = ids(data_checks.oddities(gathered(splits)))
+        odd = ids(data_checks.odd_data(gathered(splits)))
         assert [each for each in odd if each != "data.uniform"] == found
         assert bool(found) == any(each.code == "alike-labels" for each in splits.problems)

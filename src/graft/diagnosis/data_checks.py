@@ -84,7 +84,7 @@ _ODD = {
 """Why oddities of pictures and labels matter and what to do, by the code of their problem."""
 
 
-def oddities(seen: Gathered) -> Iterator[Finding]:
+def odd_data(seen: Gathered) -> Iterator[Finding]:
     for problem in seen.splits.problems:
         if problem.code in _ODD:
             why, cure = _ODD[problem.code]
@@ -329,7 +329,7 @@ def groups(seen: Gathered) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Gathered], Iterator[Finding]], ...] = (
     unreadable_files,
-    oddities,
+    odd_data,
     contradictions,
     copies,
     near_copies,
