@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tiny import Cnn
 
-from graft.backbones import load_backbone, rebuild, state_digest
+from graft.backbones import load_backbone, local_weights, rebuild, state_digest
 from graft.backbones.local_weights import load_state, open_weights, read_weights, strip_prefixes
 from graft.errors import BackboneError
 from small import make_pipe
@@ -248,6 +248,27 @@ def test_files_that_hold_code_or_bombs_are_one_sentence(
     pack(tmp_path / "a.pth", tmp_path / "packed.pth")
     with pytest.raises(BackboneError, match="larger in memory"):
         read_weights(tmp_path / "packed.pth")
+
+
+def test_a_pickle_that_takes_memory_by_a_number_is_refused(tmp_path: Path) -> None:
+    """As one pickle, whatever archive lies behind, and as an archive."""
+    bomb = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x10\x85R."
+    archive = saved(tmp_path / "sound.pth", {"a": torch.zeros(4)}).read_bytes()
+    for content in (bomb, bomb + archive):
+        (tmp_path / "bomb.pth").write_bytes(content)
+        with pytest.raises(BackboneError, match="larger in memory"):
+            read_weights(tmp_path / "bomb.pth")
+    torch.save({"a": torch.ones(4)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert read_weights(tmp_path / "old.pth")["a"].tolist() == [1] * 4
+
+
+def test_names_with_endless_prefixes_cost_no_more_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    without = local_weights._without
+    monkeypatch.setattr(local_weights, "_without", lambda *given: passes.append(given) or without(*given))
+    names = [f"{'module.' * n}{other}w{n}" for n in range(99) for other in ("net.", "ema.", "model.")]
+    strip_prefixes(dict.fromkeys(names, torch.zeros(1)), ["w1"])
+    assert len(passes) <= 1 + 8 * 8
 
 
 def pack(file: Path, packed: Path) -> None:

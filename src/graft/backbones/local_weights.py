@@ -8,9 +8,10 @@ used is excused by name or refused.
 
 from __future__ import annotations
 
+import mmap
 import re
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from graft.backbones.stored import load_tensors, read_layout
-from graft.errors import BackboneError, first_line
+from graft.errors import BackboneError, first_line, quote_some
 from graft.files import regular_file
 
 State = dict[str, Tensor]
@@ -42,6 +43,8 @@ PREFIXES = (
 )
 EXCUSED_SUFFIX = "num_batches_tracked"
 DEEPEST = 4  # containers inside each other
+_MOST_PREFIXES = 8  # of one name
+_MOST_CHAINS = 8  # of prefixes that are tried, for each costs a pass over all names
 _COUNTER = "n_averaged"  # beside the values of torch.optim.swa_utils.AveragedModel
 _NO_STATE = ("optim", "sched", "scaler", "loss", "args", "config", "hyper")
 _HARMLESS = (
@@ -54,6 +57,7 @@ _HARMLESS = (
 )
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _SAFETENSORS = ".safetensors"
+_ARCHIVE, _ALLOCATOR = b"PK\x03\x04", b"bytearray"
 
 
 @dataclass(frozen=True)
@@ -172,15 +176,19 @@ def read_tensor(file: Path, name: str) -> Tensor:
 def strip_prefixes(state: Mapping[str, Tensor], wanted: Iterable[str]) -> State:
     """Take off the known prefixes that stand between the keys of ``state`` and those wanted."""
     known = set(wanted)
-    chains = dict.fromkeys([(), *map(_prefixes_of, state)])
-    options = (_without(state, chain[:most]) for chain in chains for most in range(len(chain) + 1))
+    chains = [chain for chain, _ in Counter(map(_prefixes_of, state)).most_common(_MOST_CHAINS)]
+    parts = dict.fromkeys(chain[:most] for chain in [(), *chains] for most in range(len(chain) + 1))
+    options = (_without(state, part) for part in parts)
     return max(options, key=lambda option: len(known.intersection(option)))
 
 
 def _prefixes_of(name: str) -> tuple[str, ...]:
-    """The known prefixes that ``name`` begins with, one after the other."""
+    """The known prefixes that ``name`` begins with, one after the other, as far as anybody nests them."""
     found: list[str] = []
-    while prefix := next((each for each in PREFIXES if name.startswith(each)), ""):
+    for _ in range(_MOST_PREFIXES):
+        prefix = next((each for each in PREFIXES if name.startswith(each)), "")
+        if not prefix:
+            break
         found.append(prefix)
         name = name.removeprefix(prefix)
     return tuple(found)
@@ -207,7 +215,7 @@ class _Inert:
 
 
 def _read_torch(file: Path) -> Weights:
-    _check_archive(file)
+    _check_growth(file)
     try:
         # No class of these names is looked up: what they would make is of no use here.
         with torch.serialization.safe_globals([(_Inert, name) for name in _HARMLESS]):
@@ -225,20 +233,32 @@ def _read_torch(file: Path) -> Weights:
     )
 
 
-def _check_archive(file: Path) -> None:
-    """Raises BackboneError where an archive would be larger unpacked, which those of torch never are."""
+def _check_growth(file: Path) -> None:
+    """Raises BackboneError where a file would be larger in memory, which those of torch never are."""
     try:
-        if not zipfile.is_zipfile(file):
-            return
-        with zipfile.ZipFile(file) as archive:
-            inside = archive.infolist()
-            grows = sum(each.file_size for each in inside) > file.stat().st_size
-            pickles = [each for each in inside if each.filename.endswith("data.pkl") and not grows]
-            grows = grows or any(b"bytearray" in archive.read(each) for each in pickles)
+        grows = _allocates(file) or (zipfile.is_zipfile(file) and _archive_grows(file))
     except Exception as error:  # of a damaged archive, zipfile and its decoders raise of every kind
         raise BackboneError(f"{file} is damaged: {first_line(error)}.") from None
     if grows:
         raise BackboneError(f"{file} is damaged: it would be larger in memory than it is on the disk.")
+
+
+def _allocates(file: Path) -> bool:
+    """Whether a file that torch reads as one pickle names the class that takes memory by a number alone.
+
+    How it begins decides that, whatever archive lies behind.
+    """
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data[: len(_ARCHIVE)] != _ARCHIVE and data.find(_ALLOCATOR) >= 0
+
+
+def _archive_grows(file: Path) -> bool:
+    with zipfile.ZipFile(file) as archive:
+        inside = archive.infolist()
+        if sum(each.file_size for each in inside) > file.stat().st_size:
+            return True
+        pickles = [each for each in inside if each.filename.endswith("data.pkl")]
+        return any(_ALLOCATOR in archive.read(each) for each in pickles)
 
 
 def _foreign_names(file: Path) -> str:
@@ -289,7 +309,8 @@ def _bare(name: str) -> str:
 def _checked(value: Tensor, name: str, file: Path) -> Tensor:
     """Raises BackboneError where a tensor is none with values of its own in this file."""
     dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-    if not dense or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+    held = min(value.untyped_storage().nbytes(), file.stat().st_size) if dense else 0
+    if not dense or value.numel() * value.element_size() > held:
         raise BackboneError(f"{file} is damaged: {name} has more values than the file holds for it.")
     return value
 
@@ -297,8 +318,8 @@ def _checked(value: Tensor, name: str, file: Path) -> Tensor:
 def _describe(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"it holds a {type(content).__name__}"
-    odd = [str(key)[:40] for key, value in content.items() if not isinstance(value, Tensor)]
-    return f"besides tensors it has {', '.join(odd[:5]) or 'nothing at all'}"
+    odd = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    return f"besides tensors it has {quote_some(odd, most=5) or 'nothing at all'}"
 
 
 def _list_up(kind: str, names: list[str], most: int = 20) -> list[str]:
