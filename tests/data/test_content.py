@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import struct
 import tempfile
@@ -132,6 +133,32 @@ def test_a_pil_image_of_twelve_bits_stays_one() -> None:
         digest = read_content(picture, max_pixels=100)[1]
         assert torch.equal(decode(picture), first)
         assert read_content(picture, max_pixels=100)[1] == digest
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">u2", "f2", "?", "c8", "M8[D]", "U2"])
+@pytest.mark.parametrize("shape", [(4, 6, 3), (0, 3), (2, 0, 1)])
+def test_digests_are_of_the_values_in_their_order(dtype: str, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    turned = np.asfortranarray(values)
+    digests = [read_content(each, max_pixels=100)[1] for each in (values, turned, values[:, ::-1])]
+    whole = (*shape, 1)[:3]
+    head = f"{'x'.join(map(str, whole))} {values.dtype.str} :".encode()
+    assert digests[0] == digests[1] == hashlib.sha256(head + values.tobytes()).hexdigest()
+    assert values.size == 0 or dtype == "?" or digests[2] != digests[0]
+
+
+def test_a_pil_image_is_copied_with_what_decides_its_pixels() -> None:
+    """So that it may change after its digest was taken: its depth and its orientation are copied too."""
+    with Image.open(io.BytesIO(twelve_bits([0, 1000, 2000, 4095]))) as deep:
+        turned = Image.fromarray(colours(1))
+        turned.getexif()[0x0112] = 6
+        for picture in (deep, turned):
+            content, digest = read_content(picture, max_pixels=100)
+            before = decode(picture)
+            picture.putpixel((0, 0), 7 if picture is deep else (1, 2, 3))
+            assert torch.equal(decode(content), before)
+            assert read_content(content, max_pixels=100)[1] == digest
+            assert read_content(picture, max_pixels=100)[1] != digest
 
 
 def twelve_bits(values: list[int]) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import struct
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from odd_pictures import colours, encode
 from PIL import Image
 
 from graft.data.image import decode, examine
-from graft.data.planes import Pages, read_pages
+from graft.data.planes import Pages, _first_pixels, read_pages
 from graft.data.unreadable import UnreadableImage
 
 WRITERS = {"imagej": {"imagej": True}, "ome": {"ome": True}, "tifffile": {}}
@@ -92,6 +94,42 @@ def test_of_another_stack_the_first_page_is_read_and_the_others_are_counted() ->
         data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
         assert examine(data).pages == "the first of 3 frames"
         assert examine(encode(frames[0], kind)).pages == ""
+
+
+def test_an_mpo_is_one_picture() -> None:
+    """Its other frames are the camera's own; a JPEG is opened once, and not again for its frames."""
+    frames = [Image.fromarray(colours(seed, side=32)) for seed in range(2)]
+    mpo = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    for data in (mpo, encode(frames[0], "JPEG")):
+        with unittest.mock.patch("graft.data.image.Image.open", wraps=Image.open) as opened:
+            assert examine(data).pages == ""
+        assert opened.call_count == 1
+
+
+def test_directories_that_overlap_end_the_list() -> None:
+    """A file of 64 kB that names 1000 tags at every place costs no more than one of sound directories."""
+    size = 2**16
+    data = bytearray(struct.pack("<H", 1000) * (size // 2))
+    data[:8] = b"II*\0" + struct.pack("<I", 8)
+    for place in range(8, size // 2, 4):  # each directory's tags end where the place of the next one stands
+        data[place : place + 2] = struct.pack("<H", 1000)
+        struct.pack_into("<I", data, place + 2 + 12 * 1000, place + 4)
+    unpacked = unittest.mock.Mock(wraps=struct.unpack_from)
+    with unittest.mock.patch("graft.data.planes.struct.unpack_from", unpacked):
+        read_pages(bytes(data))
+    assert unpacked.call_count < size // 12 + 1000
+
+
+def test_of_a_description_only_the_first_pixels_are_parsed() -> None:
+    text = '<OME><Image><Pixels SizeC="3"/></Image>' + "<Image/>" * 10**5
+    assert _first_pixels(text) is not None  # though what follows is not even closed
+    assert _first_pixels("<OME>" + "<a/>" * 10**5) is None
+
+
+def test_channels_are_not_placed_without_end() -> None:
+    parts = '<TiffData IFD="0" PlaneCount="99999"/>' * 999
+    with pytest.raises(UnreadableImage, match="again and again"):
+        read_pages(ome(f'<Pixels SizeC="99999">{parts}</Pixels>'))
 
 
 def test_pages_with_or_without_a_value_for_full_are_the_same_pages() -> None:

@@ -21,6 +21,7 @@ from graft.data.image import (
     Decoded,
     as_unreadable,
     check_size,
+    copy_picture,
     decode_reduced,
     orientation_of,
     raw_mode,
@@ -62,8 +63,8 @@ def read_content(source: Any, *, max_pixels: int) -> tuple[Content, str]:
             tensor = source.detach().cpu().clone()
             return tensor, _digest(tensor.movedim(0, -1).numpy() if tensor.ndim == 3 else tensor.numpy())
         check_size(source, max_pixels)
-        beside = _beside_pixels(source, raw_mode(source))
-        return source, _digest(np.asarray(source), beside)
+        picture = copy_picture(source)
+        return picture, _digest(np.asarray(picture), _beside_pixels(picture, raw_mode(picture)))
 
 
 def read_picture(items: Items, number: int, *, channels: int, least_side: int | None = None) -> Decoded:
@@ -97,7 +98,8 @@ def read_picture(items: Items, number: int, *, channels: int, least_side: int | 
 def _digest(pixels: NDArray[Any], beside: str = "") -> str:
     shape = "x".join(map(str, (*pixels.shape, *[1] * (pixels.ndim == 2))))
     found = hashlib.sha256(f"{shape} {pixels.dtype.str} {beside}:".encode())
-    found.update(pixels.tobytes())
+    values = np.ascontiguousarray(pixels)
+    found.update(values.data if values.dtype.kind in "biufc" else values.tobytes())  # dates have no buffer
     return found.hexdigest()
 
 

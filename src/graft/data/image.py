@@ -81,7 +81,6 @@ _TRANSPOSE = {
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
 _RAW_MODE = "graft raw mode"
-_STILL = ("MPO", "TIFF")  # other frames of the first are the camera's own; of TIFFs see planes.py
 
 
 class _How(NamedTuple):
@@ -228,10 +227,10 @@ def _pages_read(data: bytes, channels: int) -> str:
 
 
 def _frames(data: bytes) -> int:
-    if data.startswith(NPY):
+    if data.startswith(NPY) or _is_jpeg(data):  # other frames of a JPEG, as of MPO, are the camera's own
         return 1
     with _open(data) as picture:
-        return 1 if picture.format in _STILL else int(getattr(picture, "n_frames", 1))
+        return int(getattr(picture, "n_frames", 1))
 
 
 class Shape(NamedTuple):
@@ -404,6 +403,16 @@ def raw_mode(picture: Image.Image) -> str:
         picture.info[_RAW_MODE] = text
         return text
     return ""
+
+
+def copy_picture(picture: Image.Image) -> Image.Image:
+    """A loaded copy that decodes alike: with its depth and orientation, which Pillow does not copy."""
+    raw_mode(picture)  # notes it in ``info``, which is copied
+    copied = picture.copy()
+    orientation = orientation_of(picture)
+    if orientation_of(copied) != orientation:
+        copied.getexif()[_ORIENTATION] = orientation
+    return copied
 
 
 def orientation_of(picture: Image.Image) -> int:

@@ -22,7 +22,9 @@ from graft.data.unreadable import UnreadableImage
 
 _SUBFILE, _DESCRIPTION, _SAMPLES = 254, 270, 277
 _REDUCED_OR_MASK = 0b101  # of a page's kind: a smaller copy, a transparency mask
-_MOST_PAGES, _MOST_TAGS, _MOST_TEXT = 100_000, 1_000, 2**26
+_MOST_PAGES, _MOST_TAGS, _MOST_TEXT = 100_000, 1_000, 2**22
+_MOST_PLACED = 2**20  # times that a description says where a channel lies
+_PIECE = 2**16  # characters of XML that are parsed at once
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,11 @@ class _Directory:
 
 
 def _directories(data: bytes) -> Iterator[_Directory]:
-    """The pages in their order."""
+    """The pages in their order, as long as all together have no more bytes than the file: none overlap."""
     order, big = ("<" if data[:2] == b"II" else ">"), data[2:4] in (b"+\0", b"\0+")
     count, entry, offset, header = ("Q", "HHQ8s", "Q", 8) if big else ("H", "HHI4s", "I", 4)
     seen: set[int] = set()
+    left = len(data)
     try:
         (place,) = struct.unpack_from(order + offset, data, header)
         while place and place not in seen and len(seen) < _MOST_PAGES:
@@ -77,6 +80,9 @@ def _directories(data: bytes) -> Iterator[_Directory]:
             (tags,) = struct.unpack_from(order + count, data, place)
             place += struct.calcsize(order + count)
             size = struct.calcsize(order + entry)
+            left -= struct.calcsize(order + count + offset) + size * min(tags, _MOST_TAGS)
+            if left < 0:
+                return
             entries = {
                 tag: (kind, number, value)
                 for tag, kind, number, value in (
@@ -143,9 +149,8 @@ def _of_ome(text: str) -> tuple[int, ...]:
     """By the first image's pixels: their order, and which page each plane lies in."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         return ()
-    try:
-        pixels = next(each for each in ElementTree.fromstring(text).iter() if _name(each) == "Pixels")
-    except (ElementTree.ParseError, StopIteration, RecursionError):
+    pixels = _first_pixels(text)
+    if pixels is None:
         return ()
     samples = [_whole(each.get("SamplesPerPixel")) for each in pixels if _name(each) == "Channel"]
     sizes = {axis: max(1, _whole(pixels.get(f"Size{axis}"))) for axis in "CZT"}
@@ -158,6 +163,20 @@ def _of_ome(text: str) -> tuple[int, ...]:
     return tuple(placed.get(number, number) for number in range(sizes["C"]))
 
 
+def _first_pixels(text: str) -> ElementTree.Element | None:
+    """What comes behind it is not parsed."""
+    parser = ElementTree.XMLPullParser(["end"])
+    try:
+        for start in range(0, len(text), _PIECE):
+            parser.feed(text[start : start + _PIECE])
+            ended = (each for _, each in parser.read_events())
+            if (found := next((each for each in ended if _name(each) == "Pixels"), None)) is not None:
+                return found
+    except (ElementTree.ParseError, RecursionError):
+        pass
+    return None
+
+
 def _placed(parts: list[ElementTree.Element], order: list[str], sizes: dict[str, int]) -> dict[int, int]:
     """The page of each channel at the first slice and time, as far as it is said."""
     files = {name for part in parts for uuid in part if (name := uuid.get("FileName"))}
@@ -166,6 +185,7 @@ def _placed(parts: list[ElementTree.Element], order: list[str], sizes: dict[str,
             f"its channels lie in {len(files)} files, says its OME description; save it as one file"
         )
     found: dict[int, int] = {}
+    left = _MOST_PLACED
     for part in parts or [ElementTree.Element("TiffData")]:
         place = {axis: _whole(part.get(f"First{axis}")) for axis in sizes}
         page = _whole(part.get("IFD"))
@@ -173,10 +193,12 @@ def _placed(parts: list[ElementTree.Element], order: list[str], sizes: dict[str,
         planes = _whole(part.get("PlaneCount"), most)
         step = math.prod(sizes[axis] for axis in order[: order.index("C")]) if "C" in order else 1
         start = _plane(place, order, sizes)
-        for channel in range(sizes["C"]):
-            number = step * channel  # of the plane at the first slice and time
-            if start <= number < start + planes:
-                found[channel] = page + number - start
+        # Of the planes from start on, those at the first slice and time: every step-th one.
+        inside = range(-(-start // step), min(sizes["C"], -(-(start + planes) // step)))
+        left -= len(inside)
+        if left < 0:
+            raise UnreadableImage("its OME description says again and again where a channel lies")
+        found |= {channel: page + step * channel - start for channel in inside}
     return found
 
 
