@@ -202,13 +202,37 @@ def test_leftovers_of_an_interrupted_write_block_no_folder(name: str, end: str) 
 
 
 def test_what_a_killed_process_left_is_cleared_away(begun: Run) -> None:
-    (begun.folder / ".bundle.abc").mkdir()
-    (begun.folder / ".bundle.abc" / "weights.safetensors").write_bytes(b"x")
-    (begun.folder / ".result.json.abc").write_bytes(b"x")
-    (begun.folder / ".mine").write_bytes(b"x")
+    (begun.folder / ".bundle.abcd_123").mkdir()
+    (begun.folder / ".bundle.abcd_123" / "weights.safetensors").write_bytes(b"x")
+    (begun.folder / ".result.json.abcd_123").write_bytes(b"x")
     with locked(begun):
-        names = {path.name for path in begun.folder.iterdir() if path.name.startswith(".")}
-        assert names == {".mine"}
+        assert not list(begun.folder.glob(".*"))
+
+
+def test_what_others_left_in_a_run_stays(begun: Run, tmp_path: Path) -> None:
+    """Files of editors, copies, and links, which may lead anywhere."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "mine").touch()
+    (begun.folder / ".bundle.abcd_123").symlink_to(tmp_path / "far")
+    (begun.folder / ".report.old").mkdir()
+    for name in (".mine", ".plan.json.swp", ".plan.json.Original"):
+        (begun.folder / name).touch()
+    before = {path.name for path in begun.folder.iterdir()}
+    with locked(begun):
+        assert {path.name for path in begun.folder.iterdir()} == before
+    assert (tmp_path / "far" / "mine").exists()
+
+
+def test_a_leftover_that_cannot_be_removed_blocks_nothing(
+    begun: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("busy")
+
+    (begun.folder / ".bundle.abcd_123").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with locked(begun):
+        pass
 
 
 def test_who_was_slower_is_refused(begun: Run, plan: Plan, splits: Splits) -> None:

@@ -85,7 +85,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def half_written(name: str, of: Collection[str]) -> bool:
     """Whether it is what a killed :func:`new_file` or :func:`new_folder` left of one of these names."""
-    found = re.fullmatch(r"\.(.+)\.[^.]+", name)
+    found = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", name)  # as tempfile makes names
     return found is not None and found[1] in of
 
 

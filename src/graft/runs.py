@@ -305,6 +305,7 @@ def locked(run: Run) -> Iterator[Run]:
         run.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run.folder / "lock", timeout=0)
         lock.acquire()
+        _clear_half_written(run)
     except Timeout:
         raise RunError(
             f"{run.folder} is in use by another run; wait for it, or name another folder with --out."
@@ -312,16 +313,17 @@ def locked(run: Run) -> Iterator[Run]:
     except (OSError, NotImplementedError) as error:
         raise RunError(f"The run folder {run.folder} cannot be made: {reason_of(error)}.") from None
     try:
-        _clear_half_written(run)
         yield run
     finally:
         lock.release()
 
 
 def _clear_half_written(run: Run) -> None:
-    for path in run.folder.iterdir():
-        if half_written(path.name, _WRITTEN):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """What cannot be removed is in nobody's way, and a link is none of ours."""
+    for path in list(run.folder.iterdir()):
+        if half_written(path.name, _WRITTEN) and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager
