@@ -121,6 +121,48 @@ MULTIPLYING: list[tuple[str, Any]] = [
 ]
 
 
+CONTRACTIONS = "'(?:[sdmt]|ll|ve|re)"
+KNOWN_PATTERNS = [
+    f"{CONTRACTIONS}| ?\\p{{L}}+| ?\\p{{N}}+| ?[^\\s\\p{{L}}\\p{{N}}]+|\\s+(?!\\S)|\\s+",
+    f"(?i:{CONTRACTIONS})|[^\\r\\n\\p{{L}}\\p{{N}}]?+\\p{{L}}++|\\p{{N}}{{1,3}}+| ?[^\\s]++[\\r\\n]*+",
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{M}]*[\\p{Ll}\\p{M}]+(?i:'s|'t|'re)?|\\p{N}{1,3}| ?[^\\s]+[\\r\\n/]*",
+    "\\p{N}{1,2}(?=(?:\\p{N}{3})*(?:\\P{N}|$))|\\p{N}{3}",
+    "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+",
+    "(?<=x)a*|(?:ab|cd)?e|\\x{41}+| {2,}",
+]
+ENDLESS = [
+    *(
+        "(a{1,99}){1,99}b",
+        "(a{1,}){00000000000002,}b",
+        "(a+){99}b",
+        "(?:a?){30}b",
+        "(a{,9})*b",
+        "(?:a|b){2}c",
+    ),
+    *(
+        "((a{1,9})){9}",
+        "a{1,9}+b",
+        "a+{1,9}b",
+        "(a{1,9}+|x)b",
+        "(?x)(a+) +b",
+        "(a+)(?#)+b",
+        "(?<n>a\\g<n>*)b",
+    ),
+]
+
+
+@pytest.mark.parametrize("pattern", KNOWN_PATTERNS)
+def test_patterns_of_known_tokenizers_pass(rules: dict[str, Any], pattern: str) -> None:
+    """Those of GPT-2, cl100k, o200k and CLIP, and digits in threes."""
+    check(rules | {"normalizer": replace(" ", Regex=pattern)})
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+def test_repetitions_of_repetitions_are_refused_in_every_form(rules: dict[str, Any], pattern: str) -> None:
+    with pytest.raises(BackboneError, match="time without end"):
+        check(rules | {"normalizer": replace(" ", Regex=pattern)})
+
+
 @pytest.mark.parametrize(("section", "rule"), SOUND, ids=str)
 def test_rules_of_sound_tokenizers_pass(rules: dict[str, Any], section: str, rule: Any) -> None:
     check(rules | {section: rule})

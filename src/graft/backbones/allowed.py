@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graft.backbones.contract import Pooling
-from graft.errors import BackboneError, quote
+from graft.errors import BackboneError, quote, shorten
 
 MOST_TEXT = 10_000  # characters of one setting
 MOST_ENTRIES = 200_000  # of a list or a table, as names of classes are
@@ -103,7 +103,7 @@ def timm_arguments(values: Any, what: str) -> dict[str, Any]:
     foreign = sorted(map(str, values.keys() - _TIMM_ARGUMENTS))
     if foreign:
         raise BackboneError(
-            f"{what}: its configuration sets model_args.{foreign[0][:80]}, which is no setting of a "
+            f"{what}: its configuration sets {quote('model_args.' + foreign[0])}, which is no setting of a "
             "network's shape that graft hands on to timm. Leave it out."
         )
     check_sizes(values, what, most=MOST_TIMM)
@@ -153,9 +153,9 @@ def check_sizes(values: Mapping[str, Any], what: str, *, most: int) -> None:
         else:
             fits = value is None or (isinstance(value, float) and math.isfinite(value))
         if not fits:
-            shown = str(value)[:40]
             raise BackboneError(
-                f"{what}: its configuration sets {name} = {shown}, beyond what networks have."
+                f"{what}: its configuration sets {shorten(name)} = {quote(value)}, "
+                "beyond what networks have."
             )
 
 

@@ -8,12 +8,14 @@ texts are cut to a length that, multiplied, is still bounded.
 from __future__ import annotations
 
 import binascii
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from graft.errors import BackboneError, DataError, GraftError, first_line
+from graft.errors import BackboneError, DataError, GraftError, first_line, quote
 from graft.files import parse_json
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ MOST_WORD = 1000  # characters of a word that are looked at piece by piece
 MOST_PATTERN = 10_000
 _BYTES_A_LETTER = 4
 _SECTIONS = ("normalizer", "pre_tokenizer", "decoder")
+_INTERVAL = re.compile(r"\{(\d*)(?:(,)(\d*))?\}", re.ASCII)
+_HIDING = re.compile(r"\(\?(?:#|[a-zA-Z-]*x)|\\g[<']")  # comments, free spacing, calls of groups
+_STACKED = re.compile(r"\{\d*,\d*\}(?:[*+]|\{[\d,])|[*+?]\{[\d,]")
 _LISTS = ("normalizers", "pretokenizers", "decoders", "processors")
 
 
@@ -48,7 +53,7 @@ def check_tokenizer(text: str, vocabulary: int, what: str) -> None:
     if most >= vocabulary:
         name = next((word for word, number in tokens.items() if number == most), "one around texts")
         raise BackboneError(
-            f"The tokenizer of {what} has token {most} ({name[:40]!r}), and the network knows tokens 0 to "
+            f"The tokenizer of {what} has token {most} ({quote(name)}), and the network knows tokens 0 to "
             f"{vocabulary - 1} only. Resize its embeddings (resize_token_embeddings), or take the "
             "tokenizer that belongs to it."
         )
@@ -151,7 +156,7 @@ def _growth(section: Any, what: str) -> float:
         if factor > MOST_GROWTH or beside > MOST_ADDED or number >= MOST_RULES:
             raise BackboneError(
                 f"The tokenizer of {what} makes texts more than {MOST_GROWTH} times as long, at its rule "
-                f"{number + 1} ({str(rule.get('type'))[:40]}); no sound one does."
+                f"{number + 1} ({quote(rule.get('type'))}); no sound one does."
             )
     return factor
 
@@ -195,38 +200,56 @@ def _check_pattern(pattern: str, what: str) -> None:
     if len(pattern) > MOST_PATTERN or _repeats_twice(pattern):
         raise BackboneError(
             f"The tokenizer of {what} splits texts by an expression that can take time without end: "
-            f"{pattern[:60]!r}."
+            f"{quote(pattern)}."
         )
 
 
 def _repeats_twice(pattern: str) -> bool:
-    """Whether a group with a choice or a repetition in it is repeated itself, as in (a+)+."""
+    """Whether a group with a choice or a repetition in it is repeated itself, as in (a+)+ or (a{1,9}){9}.
+
+    Also where the pattern has what could hide that: comments, free spacing, calls of groups.
+    """
     open_groups, place = [False], 0
     while place < len(pattern):
         letter = pattern[place]
-        if letter == "\\":
-            place += 2
-            continue
-        if letter == "[":
-            place = _end_of_class(pattern, place)
+        if _HIDING.match(pattern, place) or _is_stacked(pattern, place, inside=len(open_groups) > 1):
+            return True
+        if letter in "\\[":
+            place = place + 2 if letter == "\\" else _end_of_class(pattern, place)
             continue
         if letter == "(":
             open_groups.append(False)
+            place += pattern.startswith("?", place + 1)  # which begins the group's kind
         elif letter == ")" and len(open_groups) > 1:
             inner = open_groups.pop()
-            if inner and _is_loop(pattern, place + 1):
+            if inner and _times(pattern, place + 1)[1] > 1:
                 return True
             open_groups[-1] |= inner
-        elif letter == "|" or _is_loop(pattern, place):
-            open_groups[-1] = True
+        else:
+            open_groups[-1] |= letter == "|" or _varies(pattern, place)
         place += 1
     return False
 
 
-def _is_loop(pattern: str, place: int) -> bool:
-    """Whether a repetition without end stands at ``place``: *, + or {n,}."""
-    rest = pattern[place : place + 12]
-    return rest[:1] in ("*", "+") or (rest[:1] == "{" and rest.partition("}")[0].endswith(","))
+def _is_stacked(pattern: str, place: int, *, inside: bool) -> bool:
+    """Whether a repetition is repeated without a group, as in a{1,9}+b; at the end none fails."""
+    found = _STACKED.match(pattern, place)
+    return found is not None and (inside or pattern[found.end() :][:1] not in ("", "|"))
+
+
+def _varies(pattern: str, place: int) -> bool:
+    least, most = _times(pattern, place)
+    return least != most
+
+
+def _times(pattern: str, place: int) -> tuple[float, float]:
+    """How often what stands before ``place`` is repeated at least and at most; (1, 1) if not at all."""
+    signs = {"*": (0, math.inf), "+": (1, math.inf), "?": (0, 1)}
+    found = _INTERVAL.match(pattern, place)
+    if found is None or not (found[1] or found[3]):
+        return signs.get(pattern[place : place + 1], (1, 1))
+    least = float(found[1] or 0)
+    return least, (float(found[3] or math.inf) if found[2] else least)
 
 
 def _end_of_class(pattern: str, place: int) -> int:
