@@ -165,11 +165,11 @@ def _of_ome(text: str) -> tuple[int, ...]:
 
 def _first_pixels(text: str) -> ElementTree.Element | None:
     """What comes behind it is not parsed."""
-    parser = ElementTree.XMLPullParser(["end"])
+    parser: Any = ElementTree.XMLPullParser(["end"])
     try:
         for start in range(0, len(text), _PIECE):
             parser.feed(text[start : start + _PIECE])
-            ended = (each for _, each in parser.read_events())
+            ended: Iterator[ElementTree.Element] = (each for _, each in parser.read_events())
             if (found := next((each for each in ended if _name(each) == "Pixels"), None)) is not None:
                 return found
     except (ElementTree.ParseError, RecursionError):
