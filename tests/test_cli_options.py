@@ -19,7 +19,7 @@ FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 )
 def test_a_suffix_that_means_no_format_is_refused(tmp_path: Path, name: str) -> None:
     """`--out` with a suffix that is none of the known formats (.xlsx): refused before any work."""
-    with pytest.raises(RecipeError, match=r"is not among \.csv, \.jsonl, \.ndjson"):
+    with pytest.raises(RecipeError, match=r"does not; expected one of \.csv, \.jsonl, \.ndjson"):
         check_out(tmp_path / name, FORMATS)
 
 

@@ -153,8 +153,8 @@ def check_out(
     meant = formats.get(suffix) or (asked if not suffix and asked in formats.values() else None)
     if meant is None:
         raise RecipeError(
-            f"{shown}: the suffix says which format is written, and {suffix or 'none'} is not among "
-            f"{', '.join(formats)}."
+            f"{shown}: the suffix says which format is written, and {suffix or 'a name without one'} does "
+            f"not; expected one of {', '.join(formats)}."
         )
     if asked not in (None, meant):
         raise RecipeError(f"{shown} is {meant}, and --format {asked} was named; leave one of them out.")

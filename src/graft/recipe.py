@@ -36,6 +36,14 @@ PartNames: TypeAlias = _Name | Annotated[tuple[_Name, ...], Field(min_length=1)]
 """One folder or table, or several; None: as names say."""
 
 
+def _from_the_start(value: Any) -> Any:
+    return {0: value} if isinstance(value, str | list | tuple) else value
+
+
+Thaw = Annotated[dict[Annotated[int, Field(ge=0)], Names], BeforeValidator(_from_the_start)]
+"""Names by epoch; names alone begin at epoch 0."""
+
+
 class DataSettings(Frozen):
     """Where the labelled data is and how it is read."""
 
@@ -264,9 +272,9 @@ class Recipe(Frozen):
     train: TrainSettings = TrainSettings()
     phase: dict[Annotated[int, Field(ge=1)], PhaseSettings] = Field(default_factory=dict)
     """What single phases do otherwise, by their number in the plan: phase.2.augmentation=none."""
-    thaw: dict[Annotated[int, Field(ge=0)], Names] | None = None
+    thaw: Thaw | None = None
     """For the strategy gradual: which stages begin to train at which epoch, as {"0": ["layer4"]}: names,
-    patterns, or parts of names; several also as "layer3,layer2"."""
+    patterns, or parts of names; several also as "layer3,layer2". Names without an epoch train from 0 on."""
     final: FinalSettings = FinalSettings()
     reuse: ReuseSettings = ReuseSettings()
     adapters: AdapterSettings = AdapterSettings()

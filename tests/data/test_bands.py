@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from odd_pictures import colours, encode
 from PIL import Image
 
-from graft.data.bands import to_bytes
+from graft.data.bands import to_bytes, to_levels
 from graft.data.image import decode
 from graft.data.splits import read_splits
 from graft.data.unreadable import UnreadableImage
@@ -73,7 +73,6 @@ def test_max_value_cuts_off_and_leaves_bytes_alone() -> None:
         (np.array([-0.1, 1.0]), None, r"lie in -0\.1"),
         (np.array([1, 2], np.int16), None, r"int16; uint8, uint16.*data\.max_value"),
         (np.array([1, 2], np.uint32), None, "uint32"),
-        (np.array([True]), 1.0, "bool"),
         (np.array([1j]), 1.0, "complex128"),
     ],
 )
@@ -307,3 +306,9 @@ def test_folders_of_bands_are_read(tmp_path: Path) -> None:
     assert len(splits.train) == 8
     assert splits.problems == ()
     assert splits.train.max_value == splits.train.select([1]).max_value == 10_000
+
+
+def test_truth_values_are_black_and_white() -> None:
+    mask = np.array([[True, False]])
+    assert to_bytes(mask).tolist() == to_bytes(mask, 1.0).tolist() == [[255, 0]]
+    assert to_levels(mask).depth is None

@@ -160,7 +160,7 @@ def test_decoding_leaves_the_callers_image_alone() -> None:
 
 @pytest.mark.parametrize("mode", ["F", "LAB"])
 def test_modes_without_a_fixed_range_are_refused(mode: str) -> None:
-    with pytest.raises(UnreadableImage, match=f"'{mode}'.*no fixed range.*8 or 16 bits"):
+    with pytest.raises(UnreadableImage, match=f"'{mode}'.*neither grey nor RGB.*8 or 16 bits"):
         decode(Image.new(mode, (4, 4)))
 
 
@@ -532,7 +532,6 @@ def test_array_is_copied() -> None:
         (np.full((4, 4, 3), 1.5), r"float64 values lie in 1\.5\.\.1\.5; 0\.\.1.*data\.max_value"),
         (np.full((4, 4, 3), np.nan), "not a number"),
         (np.zeros((4, 4), np.int64), "int64; uint8"),
-        (np.zeros((4, 4), bool), "bool; uint8"),
         (np.zeros(4, np.uint8), r"shape \[4\] is no picture"),
         (np.zeros((0, 4, 3), np.uint8), "no picture"),
         (np.zeros((2, 4, 4, 3), np.uint8), "no picture"),

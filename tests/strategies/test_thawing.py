@@ -113,6 +113,8 @@ def test_a_table_takes_parts_of_names_and_lists_in_one_text() -> None:
     stages = NETWORKS["resnet"]
     lists = phases_of(strategy="gradual", stages=stages, thaw={"0": ["layer4"], "2": ["layer2", "layer3"]})
     texts = phases_of(strategy="gradual", stages=stages, thaw={"0": "layer4", "2": "layer3, layer2"})
+    first = [phases_of(strategy="gradual", stages=stages, thaw=thaw) for thaw in ("layer4", ["layer4"])]
+    assert first[0] == first[1] == phases_of(strategy="gradual", stages=stages, thaw={"0": ["layer4"]})
     assert texts == lists
     whole = phases_of(strategy="gradual", stages=stages, thaw={"0": "ayer4", "2": "yer", "3": "stem"})
     assert [phase.stages for phase in whole] == [stages[-1:], stages[1:], stages]

@@ -55,7 +55,7 @@ def to_levels(values: NDArray[Any], max_value: float | None = None, *, bits: int
     kind, size = values.dtype.kind, 8 * values.dtype.itemsize
     narrow = 2.0**bits - 1 if kind == "u" and 8 < bits < size else None
     pixels = to_bytes(values, narrow if max_value is None else max_value)
-    if (kind, size) == ("u", 8) or not values.size:
+    if kind == "b" or (kind, size) == ("u", 8) or not values.size:
         return Levels(pixels)
     full = narrow or (1.0 if kind == "f" else 2.0**size - 1)
     return Levels(pixels, Depth(float(values.min()), float(values.max()), full))
@@ -64,8 +64,8 @@ def to_levels(values: NDArray[Any], max_value: float | None = None, *, bits: int
 def to_bytes(values: NDArray[Any], max_value: float | None = None) -> NDArray[np.uint8]:
     """Pixels of any kind as uint8, 0-255.
 
-    uint8 stays as it is. With ``max_value`` all others become 255 * value / max_value, rounded and cut off
-    at both ends. Without it, uint16 is rescaled by depth (value >> 8), floating-point values lie in 0..1
+    uint8 stays as it is, and truth values become 0 and 255. With ``max_value`` all others become
+    255 * value / max_value, rounded and cut off at both ends. Without it, uint16 is rescaled by depth (value >> 8), floating-point values lie in 0..1
     and become 255 * value, rounded, and other kinds have no fixed range.
 
     Raises:
@@ -74,6 +74,8 @@ def to_bytes(values: NDArray[Any], max_value: float | None = None) -> NDArray[np
     kind, size = values.dtype.kind, values.dtype.itemsize
     if (kind, size) == ("u", 1):
         return values.astype(np.uint8, copy=False)
+    if kind == "b":
+        return np.where(values, 255, 0).astype(np.uint8)
     if kind == "f" and not np.isfinite(values).all():
         raise UnreadableImage("it has pixels that are infinite or not a number (NaN); fill them in first")
     if kind in "iuf" and max_value is not None:

@@ -53,8 +53,8 @@ def to_colours(
         return _laid_over(whole.convert("RGBA"), background), None
     if picture.mode not in _OPAQUE:
         raise NotPillows(
-            f"its pixels are of kind {picture.mode!r}, which has no fixed range; save it with 8 "
-            "or 16 bits a channel"
+            f"its pixels are of kind {picture.mode!r}, which is neither grey nor RGB of a fixed range; "
+            "save it as grey or RGB with 8 or 16 bits a channel"
         )
     return (picture if picture.mode == "L" else picture.convert("RGB")), None
 
