@@ -65,8 +65,9 @@ def to_bytes(values: NDArray[Any], max_value: float | None = None) -> NDArray[np
     """Pixels of any kind as uint8, 0-255.
 
     uint8 stays as it is, and truth values become 0 and 255. With ``max_value`` all others become
-    255 * value / max_value, rounded and cut off at both ends. Without it, uint16 is rescaled by depth (value >> 8), floating-point values lie in 0..1
-    and become 255 * value, rounded, and other kinds have no fixed range.
+    255 * value / max_value, rounded and cut off at both ends. Without it, uint16 is rescaled by depth
+    (value >> 8), floating-point values lie in 0..1 and become 255 * value, rounded, and other kinds have no
+    fixed range.
 
     Raises:
         UnreadableImage: a value that is not a finite number, outside 0..1, or of a kind without a range.
