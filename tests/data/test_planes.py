@@ -111,9 +111,11 @@ def test_directories_that_overlap_end_the_list() -> None:
     size = 2**16
     data = bytearray(struct.pack("<H", 1000) * (size // 2))
     data[:8] = b"II*\0" + struct.pack("<I", 8)
-    for place in range(8, size // 2, 4):  # each directory's tags end where the place of the next one stands
+    for place in range(
+        8, size // 2, 12
+    ):  # each directory's tags end where the place of the next one stands
         data[place : place + 2] = struct.pack("<H", 1000)
-        struct.pack_into("<I", data, place + 2 + 12 * 1000, place + 4)
+        struct.pack_into("<I", data, place + 2 + 12 * 1000, place + 12)
     unpacked = unittest.mock.Mock(wraps=struct.unpack_from)
     with unittest.mock.patch("graft.data.planes.struct.unpack_from", unpacked):
         read_pages(bytes(data))
