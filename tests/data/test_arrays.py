@@ -73,7 +73,10 @@ def test_grey_arrays_and_channels() -> None:
         ((PICTURES,), "a pair \\(pictures or texts, labels\\)"),
         ((PICTURES, 3), "must each be an array"),
         ({"train": (PICTURES, LABELS[:9])}, "9 labels of train"),
-        ({"trian": (PICTURES, LABELS)}, "'trian' is no split.*Did you mean 'train'"),
+        (
+            {"trian": (PICTURES, LABELS)},
+            "'trian' is not a split; expected train, val or test.*Did you mean 'train'",
+        ),
         ({"test": (PICTURES, LABELS)}, "test but no train split"),
         (([], []), "no items"),
         ({}, "no items"),

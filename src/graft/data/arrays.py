@@ -115,7 +115,8 @@ def text_row(text: Any, number: int) -> Row:
 def _split(name: Any) -> str:
     known = part_of(str(name))
     if known is None:
-        raise DataError(f"{quote(name)} is no split; train, val and test are.{suggest(str(name), NAMES)}")
+        near = suggest(str(name), NAMES)
+        raise DataError(f"{quote(name)} is not a split; expected train, val or test.{near}")
     return known
 
 

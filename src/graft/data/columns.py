@@ -99,7 +99,7 @@ def find_texts(
     if len(left) == 1:
         return (left[0],)
     raise DataError(
-        f"Which column of {path} holds the texts cannot be told; its columns are: "
+        f"Cannot tell which column of {path} holds the texts. Its columns are: "
         f"{quote_some(names) or 'none'}. Name it with --set data.text=NAME, or both of pairs "
         'with --set data.text=\'["NAME", "NAME"]\'.'
     )

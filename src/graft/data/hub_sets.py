@@ -152,12 +152,12 @@ def _load_from_hub(name: str, load: Any) -> Any:
             if missing:
                 cause = "and its cache does not have it" if isinstance(error, OSError) else reason
                 raise DataError(
-                    f"{name} cannot be had: {missing}, {cause}. Load it once with the library datasets "
+                    f"Cannot load {name}: {missing}, {cause}. Load it once with the library datasets "
                     "where there is a network, or write it there with save_to_disk and name the folder as "
                     "hf/./folder."
                 ) from None
             raise DataError(
-                f"{name} cannot be had: {reason}. Check the name, and the configuration where the "
+                f"Cannot load {name}: {reason}. Check the name, and the configuration where the "
                 "data set has several (hf/ORG/NAME:config)."
             ) from None
 
