@@ -95,3 +95,22 @@ def test_what_settings_exclude_is_said_in_our_words() -> None:
         read_recipe(backbone="x/y", data__label=["a", "a"])
     assert "data.label names a column twice." in str(told.value)
     assert "value error" not in str(told.value)
+
+
+def test_parts_are_looked_for_beside_the_recipe_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, here = tmp_path / "recipes", tmp_path / "here"
+    for folder in (
+        beside / "photos" / "own",
+        beside / "own",
+        beside / "far",
+        beside / "near",
+        here / "near",
+    ):
+        folder.mkdir(parents=True)
+    file = beside / "r.toml"
+    file.write_text('[data]\npath = "photos"\ntrain = "."\nval = ["own", "far"]\ntest = "near"\n')
+    monkeypatch.chdir(here)
+    found = read_recipe(file).data
+    assert (found.train, found.val, found.test) == (".", ("own", str(beside / "far")), "near")

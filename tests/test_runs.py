@@ -66,12 +66,16 @@ def test_paths_are_kept_whole_for_who_resumes_from_another_folder(
     tmp_path: Path, plan: Plan, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = read_recipe(data__path="photos", weights="w.pth", backbone="hf/./net")
+    (tmp_path / "photos" / "own").mkdir(parents=True)
+    parts = {"data__train": ".", "data__val": ["own", "far"], "data__test": "far"}
+    recipe = read_recipe(data__path="photos", weights="w.pth", backbone="hf/./net", **parts)
     run = Run(Path("run"))
     with locked(run):
         begin(run, recipe, plan, splits)
     kept = open_run("run").recipe
     assert kept.data.path == str(tmp_path / "photos")
+    far = str(tmp_path / "far")
+    assert (kept.data.train, kept.data.val, kept.data.test) == (".", ("own", far), far)
     assert kept.weights == str(tmp_path / "w.pth")
     assert kept.backbone == f"hf/{tmp_path / 'net'}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -326,7 +326,7 @@ def read_recipe(
     values: dict[str, Any] = {}
     if file is not None:
         values = _read_toml(Path(file))
-        _find_beside(values, Path(file).parent)
+        _find_beside(values, Path(file).parent, options.get("data__path"))
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -376,14 +376,42 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"The recipe {path} is not valid TOML: {error}.") from None
 
 
-def _find_beside(values: dict[str, Any], folder: Path) -> None:
-    """Paths of data and weights that lie beside the recipe, and not in the working folder, point there."""
-    data = values.get("data")
-    places = [(values, "weights"), *([(data, "path")] if isinstance(data, dict) else [])]
-    for table, key in places:
-        path = table.get(key)
-        if isinstance(path, str) and path and not is_there(Path(path)) and is_there(folder / path):
-            table[key] = str(folder / path)
+def _find_beside(values: dict[str, Any], folder: Path, data: str | None) -> None:
+    """Paths that lie beside the recipe, and not in the working folder, point there.
+
+    ``data``: where the data is, if an option says it.
+    """
+
+    def find(path: str) -> str:
+        return str(folder / path) if not is_there(Path(path)) and is_there(folder / path) else path
+
+    change_paths(values, find, data)
+
+
+def change_paths(values: dict[str, Any], change: Callable[[str], str], data: str | None = None) -> None:
+    """Replace every path in the plain values of a recipe by what ``change`` makes of it.
+
+    Parts that lie in the folder of the data, or of its table, stay: they are relative to that. ``data``:
+    where the data is, whatever the values say.
+    """
+    _change(values, "weights", change)
+    settings = values.get("data")
+    if not isinstance(settings, dict):
+        return
+    _change(settings, "path", change)
+    path = Path(str(data or settings.get("path", "")))
+    root = path.parent if is_there(path) and path.is_file() else path
+    for part in ("train", "val", "test"):
+        _change(settings, part, lambda name: name if is_there(root / name) else change(name))
+
+
+def _change(table: dict[str, Any], key: str, change: Callable[[str], str]) -> None:
+    """Change the path, or each of several, under a key; other values are refused later."""
+    found = table.get(key)
+    if isinstance(found, list):
+        table[key] = [change(path) if isinstance(path, str) else path for path in found]
+    elif isinstance(found, str) and found:
+        table[key] = change(found)
 
 
 def _toml_lines(values: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[str]:

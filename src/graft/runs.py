@@ -35,6 +35,7 @@ from graft.evidence import Evidence
 from graft.files import (
     follow,
     half_written,
+    is_there,
     kept_path,
     new_file,
     point_to,
@@ -44,7 +45,7 @@ from graft.files import (
 )
 from graft.numerics import is_main
 from graft.plan import VERSION, Phase, Plan, describe_network
-from graft.recipe import Recipe, make_recipe
+from graft.recipe import Recipe, change_paths, make_recipe
 from graft.run_log import add_finding, read_log
 
 RUNS = Path("runs")
@@ -262,17 +263,16 @@ def begin(run: Run, recipe: Recipe, plan: Plan, splits: Splits, evidence: Eviden
 
 def _from_anywhere(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, so that the run can be resumed from another folder."""
-    changes: dict[str, Any] = {}
-    path = recipe.data.path
-    if path:
-        of_hub = path.startswith("hf/") and not Path(path).exists()
-        whole = _from_hub(path) if of_hub else kept_path(Path(path).absolute())
-        changes["data"] = recipe.data.model_copy(update={"path": whole})
-    if recipe.weights is not None:
-        changes["weights"] = kept_path(Path(recipe.weights).absolute())
+    values = recipe.model_dump(mode="json", exclude_unset=True)
+    change_paths(values, _whole)
     if recipe.backbone.startswith("hf/"):
-        changes["backbone"] = _from_hub(recipe.backbone)
-    return recipe.model_copy(update=changes)
+        values["backbone"] = _from_hub(recipe.backbone)
+    return make_recipe(values)
+
+
+def _whole(path: str) -> str:
+    of_hub = path.startswith("hf/") and not is_there(Path(path))
+    return _from_hub(path) if of_hub else kept_path(Path(path).absolute())
 
 
 def _from_hub(name: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graft.data.image import OTHER_SUFFIXES, SUFFIXES
-from graft.data.items import Listing, Notes, Row, display, label_name, show
+from graft.data.items import Listing, Notes, Row, display, label_name, place_of, show
 from graft.data.junk import is_junk
 from graft.data.parts import LEFT, NOTHING_CHOSEN, Chosen, Division, Sibling, divide_siblings, part_of
 from graft.errors import DataError
@@ -57,8 +57,7 @@ class _Visit:
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def id_of(self, path: Path) -> str:
-        below = path.relative_to(self.root) if path.is_relative_to(self.root) else path
-        return display(below.as_posix())
+        return display(place_of(path, self.root).as_posix())
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def list_folder(
 def list_classes(folder: Path, root: Path, split: str) -> Listing:
     """The pictures of ``folder``, whose folders are classes, as those of a split.
 
-    Ids are relative to ``root`` where the folder lies below that.
+    Ids are relative to ``root``.
 
     Raises:
         DataError: the folder cannot be listed, or holds no class folders or no pictures.
@@ -240,7 +239,7 @@ def _glance(folder: Path) -> _Glance:
     """What is in a folder; nothing where it cannot be listed, which is noted when it is read."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries if not is_junk(entry.name))
+            found = sorted((entry.name, _is_folder(entry)) for entry in entries if not is_junk(entry.name))
     except OSError:
         return _Glance()
     suffixes = (Path(name).suffix.lower() for name, is_folder in found if not is_folder)
@@ -248,6 +247,14 @@ def _glance(folder: Path) -> _Glance:
         folders=tuple(folder / name for name, is_folder in found if is_folder),
         pictures=any(suffix in SUFFIXES for suffix in suffixes),
     )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder; not where that cannot be known, as of a link to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _look(folder: Path) -> tuple[Sibling, Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from graft.errors import quote_some
+from graft.errors import quote_some, shorten
+from graft.files import is_there
 from graft.options import Background
 from graft.task import Kind, Task
 
@@ -72,7 +74,8 @@ class Text:
 
 def names_file(text: str) -> bool:
     """Whether ``text``, which was given as a text, is the name of a file."""
-    return 0 < len(text) < 256 and "\n" not in text and Path(text).is_file()
+    path = Path(text)
+    return 0 < len(text) < 256 and "\n" not in text and is_there(path) and path.is_file()
 
 
 def to_be_decoded(source: Source) -> bool:
@@ -205,7 +208,8 @@ class Row:
 
     @property
     def where(self) -> str:
-        return f"{self.place}: {self.id}" if self.place else self.id
+        shown = shorten(self.id)
+        return f"{self.place}: {shown}" if self.place else shown
 
 
 @dataclass(frozen=True)
@@ -285,6 +289,16 @@ def _escape(char: str) -> str:
     if char == "\\":
         return "\\\\"
     return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+
+
+def place_of(path: Path, root: Path) -> Path:
+    """``path`` relative to ``root``, also where it lies elsewhere: the same from any working folder."""
+    if path.is_relative_to(root):
+        return path.relative_to(root)
+    try:
+        return Path(os.path.relpath(path, root))
+    except ValueError:  # on another drive
+        return path.absolute()
 
 
 def whole_text(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.data.items import Listing, Modality, Notes, display, show
+from graft.data.items import Listing, Modality, Notes, display, place_of, show
 from graft.data.junk import is_junk
 from graft.data.labels import is_missing, join_listings
 from graft.data.parts import LEFT, NOTHING_CHOSEN, Chosen, Division, Sibling, divide_siblings
@@ -73,8 +73,7 @@ def list_part(
     if split != "train":  # of few items, numbers say little
         settings = settings.model_copy(update={"task": "classes"})
     listing = list_table(path, settings, modality, usual)
-    shown = path.relative_to(root) if path.is_relative_to(root) else path
-    prefix = f"{display(shown.as_posix())}, " if modality == "text" else ""
+    prefix = f"{display(place_of(path, root).as_posix())}, " if modality == "text" else ""
     rows = tuple(replace(row, split=split, id=f"{prefix}{row.id}") for row in listing.rows)
     return replace(listing, rows=rows)
 
