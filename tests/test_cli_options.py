@@ -77,3 +77,9 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_name_is_not_the_folder_one_stands_in() -> None:
     assert paths_of(["", " ", "."]) == ["", "", Path()]
+
+
+def test_an_item_with_too_long_a_name_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    out.touch()
+    assert check_out(out, {".csv": "csv"}, items=["x" * 5000]) == "csv"

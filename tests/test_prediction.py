@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,10 +181,30 @@ def test_csv_holds_no_formulas(start: str) -> None:
 def test_numbers_are_no_formulas() -> None:
     """Labels that are numbers (`-1`, `+5`, `-0.5`) in a CSV file of predictions: as they were read; what a
     spreadsheet would run (`=cmd`, `@x`, `-1+2`) has an apostrophe before it."""
-    for number in ("-1", "+5", "-0.5", "-.5", "-1e-3", "+3,5", "-12 %", "-1|2", "-1|-2|3"):
+    for number in (
+        "-1",
+        "+5",
+        "-0.5",
+        "-.5",
+        "-1e-3",
+        "+3,5",
+        "-12 %",
+        "-1|2",
+        "-1|-2|3",
+        "-1,234.5",
+        "-1.234,50",
+    ):
         assert plain_cell(number) == number
     for formula in ("=cmd", "@x", "-1+2", "+A1", "-cmd|' /C calc'!A0", "-", "+", "-1=2", "-1|=1", "\n=1"):
         assert plain_cell(formula).startswith("'")
+
+
+@pytest.mark.parametrize("part", ["-1,", "1,234.5 ", "-1 %|", "1.", ",1"])
+def test_any_cell_is_looked_at_in_an_instant(part: str) -> None:
+    evil = f"-{part.removeprefix('-') * 60}x"
+    began = time.process_time()
+    assert plain_cell(evil) == f"'{evil}"
+    assert time.process_time() - began < 0.5
 
 
 def test_json_lines_hold_everything() -> None:

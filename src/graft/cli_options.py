@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graft.files import is_there
 from graft.system.launch import find_launch
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _not_writable(out: Path, items: Iterable[str | Path]) -> str:
         return f"there is no folder {display_path(out.parent)}; make it, or name another"
     if out.exists() and not out.is_file():
         return "it is a folder or no regular file; the name of a file was expected"
-    if out.exists() and any(Path(item).exists() and out.samefile(item) for item in items):
+    if out.exists() and any(is_there(Path(item)) and out.samefile(item) for item in items):
         return "it is one of the items, which it would replace"
     tempfile.NamedTemporaryFile(prefix=f".{out.name}.", dir=out.parent).close()
     return ""

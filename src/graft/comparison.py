@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +83,8 @@ def make_candidates(
                 found.append(found[-1].model_copy(update=more))
     for name, recipe in recipes:
         found.append(Candidate(name=name, recipe=_open(recipe), own_length=recipe.epochs is not None))
-    names = [each.name for each in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    names = Counter(each.name for each in found)
+    twice = sorted(name for name, count in names.items() if count > 1)
     if twice:
         raise RecipeError(f"Named twice in the comparison: {', '.join(twice)}.")
     if len(found) < 2:

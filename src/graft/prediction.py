@@ -31,8 +31,10 @@ from graft.recipe import DataSettings
 from graft.task import Kind, Task
 
 SEPARATOR = "|"
-_NUMBER = r"[+-]?(?:\d[\d.,]*|[.,]\d+)(?:[eE][+-]?\d+)?\s?%?"
-_NUMBERS = re.compile(rf"{_NUMBER}(?:[|;,/ ]{_NUMBER})*")  # of several labels, what stands between them
+# A comma is only a separator, of labels or within a number: matched in two ways, it would make the search
+# exponential.
+_NUMBER = r"[+-]?(?:\d[\d.]*|[.,]\d+)(?:[eE][+-]?\d+)?(?:\s?%)?"
+_NUMBERS = re.compile(rf"{_NUMBER}(?:[|;,/ ]{_NUMBER})*")
 # What of the data settings says how items and labels are found; the rest is the bundle's to say.
 _TO_PREDICT: dict[Modality, tuple[str, ...]] = {
     "picture": ("max_megapixels", "separator"),

@@ -12,6 +12,7 @@ uint8 [N, C] of a multi-label one; shares in float [N, C] where items were mixed
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,7 +55,7 @@ class Task:
             found = f"one class, {quote(self.labels[0])}" if self.labels else "no class"
             raise DataError(f"The data has {found}; at least two classes are needed to tell apart.")
         if len(set(self.labels)) != len(self.labels):
-            twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
+            twice = sorted(name for name, count in Counter(self.labels).items() if count > 1)
             raise DataError(f"Each label must stand once in the label order; repeated: {twice}.")
         if self.thresholds is not None:
             self._check_thresholds(self.thresholds)

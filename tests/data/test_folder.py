@@ -220,5 +220,19 @@ def test_pictures_without_class_folders(tmp_path: Path) -> None:
 
 def test_two_folders_for_one_split(tmp_path: Path) -> None:
     write_tree(tmp_path, {f"{part}/crow/a.png": 1 for part in ("train", "val", "valid")})
-    with pytest.raises(DataError, match=r"2 parts that are called as val: val, valid.*--set data.val=val"):
+    with pytest.raises(
+        DataError, match=r"2 candidates for the validation part: val, valid.*--set data.val=val"
+    ):
         list_folder(tmp_path)
+
+
+@pytest.mark.odd_input("Parts of the data")
+def test_a_link_to_itself_beside_the_parts(tmp_path: Path) -> None:
+    """A link to itself beside train and val: the parts are found as without it."""
+    write_tree(
+        tmp_path, {f"{part}/{name}/a.png": 1 for part in ("train", "val") for name in ("crow", "owl")}
+    )
+    (tmp_path / "loop").symlink_to("loop")
+    listing = list_folder(tmp_path)
+    assert set(listing.classes) == {"crow", "owl"}
+    assert {row.split for row in listing.rows} == {"train", "val"}

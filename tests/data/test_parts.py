@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def test_names_say_parts_however_they_are_written() -> None:
                 assert part_of(form.format(cased)) == part
     for other in ("bullet train", "trainee", "contest", "developer", "fold1", "set", "", "latest", "1"):
         assert part_of(other) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["train" + "1" * 40 + "x", "train" + "dataset" * 13 + "x", "val" + "1" * 10**5]
+)
+def test_any_name_is_looked_at_in_an_instant(name: str) -> None:
+    began = time.process_time()
+    assert part_of(name) is None
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.odd_input("Parts of the data")
@@ -174,7 +184,10 @@ def test_settings_name_parts_that_lie_anywhere(tmp_path: Path, monkeypatch) -> N
     listing = list_pictures(root, val="far", test="more")
     assert counts(listing) == {"train": 2, "val": 2, "test": 2}
     assert said(listing) == {"beside-parts": ("other",), "replaced-part": ("val",)}
-    assert {row.id for row in listing.rows if row.split == "val"} == {"far/crow/r.png", "far/owl/r.png"}
+    assert {row.id for row in listing.rows if row.split == "val"} == {
+        "../far/crow/r.png",
+        "../far/owl/r.png",
+    }
     (root / "held.csv").write_text("path,label\nother/x.png,owl\n")
     assert [row.id for row in list_pictures(root, test="held.csv").rows if row.split == "test"] == [
         "other/x.png"
@@ -244,7 +257,7 @@ def test_tables_that_are_parts_and_others(tmp_path: Path) -> None:
     assert said(listing) == {"beside-parts": ("README.csv",)}
     (folder / "train.tsv").write_text("text\tlabel\na\tx\n")
     with pytest.raises(
-        DataError, match=r"2 parts that are called as train(.|\n)*--set data.train=01-Train_data.csv"
+        DataError, match=r"2 candidates for the training part(.|\n)*--set data.train=01-Train_data.csv"
     ):
         list_texts(folder)
     assert counts(list_texts(folder, train="train.tsv")) == {"train": 1, "val": 1}
@@ -304,3 +317,22 @@ def test_a_table_called_train_beside_folders_is_not_passed_over(tmp_path: Path) 
         "thumbs",
     }
     assert len(list_pictures(root, needs=("test", "val", "train")).rows) == 3
+
+
+def test_a_chosen_part_with_too_long_a_name_is_missing(tmp_path: Path) -> None:
+    write_tree(tmp_path, labelled("train"))
+    with pytest.raises(DataError, match=r"data.val = .*there is neither") as caught:
+        list_path(tmp_path, DataSettings(val="\u4e2d" * 5000), ("train",), "picture")
+    assert len(str(caught.value)) < 1000
+
+
+def test_ids_of_a_part_elsewhere_do_not_depend_on_how_it_is_named(tmp_path: Path, monkeypatch) -> None:
+    write_tree(tmp_path, labelled("photos/train", "other"))
+    monkeypatch.chdir(tmp_path)
+    ids = [
+        [row.id for row in list_path(data, DataSettings(val=val), ("train",), "picture").rows]
+        for data in (Path("photos"), tmp_path / "photos")
+        for val in ("other", str(tmp_path / "other"))
+    ]
+    assert ids == ids[:1] * 4
+    assert any(name.startswith("../other/") for name in ids[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from odd_pictures import write_tree
 from pyarrow import parquet
 
+from graft.data.raw_table import check_unique
 from graft.data.splits import read_labelled, read_splits
 from graft.data.table import list_table
 from graft.errors import DataError, RecipeError
@@ -362,3 +364,18 @@ def test_long_values_in_messages(tmp_path: Path) -> None:
             assert len(str(error).split(" The keys are")[0]) < 500
         else:
             pytest.fail(setting[:20])
+
+
+def test_a_table_of_many_columns_is_checked_in_an_instant(tmp_path: Path) -> None:
+    names = [*map(str, range(20_000)), "7"]
+    began = time.process_time()
+    with pytest.raises(DataError, match="names a column twice: '7'"):
+        check_unique(tmp_path / "t.csv", names)
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("name", ["x" * 2000, "\x01" * 300])
+def test_long_names_of_missing_pictures_are_cut(tmp_path: Path, name: str) -> None:
+    (row,) = list_table(write(tmp_path / "t.csv", [(name, "a")]), PLAIN).rows
+    assert len(row.where) < 250
+    assert len(row.fault) < 500

@@ -159,7 +159,9 @@ def test_the_column_of_texts_is_guessed_where_obvious_and_said(column: str, tmp_
 
 def test_where_it_is_not_obvious_it_must_be_named(tmp_path: Path) -> None:
     table = "one,two,label\nfine,1,yes\ndull,2,no\n"
-    with pytest.raises(DataError, match=r"cannot be told.*'one', 'two', 'label'.*data\.text=NAME"):
+    with pytest.raises(
+        DataError, match=r"Cannot tell which column.*'one', 'two', 'label'.*data\.text=NAME"
+    ):
         texts(tmp_path / "t.csv", table)
     assert said(texts(tmp_path / "t.csv", table, text="one")) == ["fine", "dull"]
     with pytest.raises(DataError, match=r"no column 'oen'.*Did you mean 'one'.*data\.text"):
@@ -216,7 +218,7 @@ def test_a_folder_of_tables_called_as_splits(tmp_path: Path) -> None:
     assert [str(each.sources[0]) for each in (splits.val, splits.test)] == ["good", "bad"]
     assert [each.code for each in splits.problems] == ["column"]  # said once
     (tmp_path / "training.tsv").write_text("sentence\tlabel\n")
-    with pytest.raises(DataError, match=r"2 parts that are called as train: train.csv, training.tsv"):
+    with pytest.raises(DataError, match=r"2 candidates for the training part: train.csv, training.tsv"):
         read_splits(tmp_path, ALL, modality="text")
     with pytest.raises(DataError, match="no table of texts that is called as a split"):
         read_splits(tmp_path.parent, ALL, modality="text")

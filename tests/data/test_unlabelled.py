@@ -13,7 +13,7 @@ from odd_pictures import colours, write_tree
 from PIL import Image
 
 from graft.data import read_items
-from graft.data.items import Text
+from graft.data.items import Text, names_file
 from graft.data.unlabelled import Unlabelled
 
 
@@ -138,3 +138,11 @@ def test_texts_that_are_given_by_themselves_are_called_by_what_they_say() -> Non
     assert [each.text for each in read.given] == ["lovely soup", "a\nb", "", "", "", "x" * 100]
     assert places(read) == [0, 1, None, None, None, 2]
     assert read.items.sources[1] == Text("a", "b")
+
+
+@pytest.mark.odd_input("Predictions")
+def test_a_short_text_of_many_bytes() -> None:
+    """A text of fewer characters than a file's name may have, and more bytes (100 Chinese ones): a text."""
+    text = "\u4e2d" * 100
+    assert not names_file(text)
+    assert read_items(text, modality="text").items.sources == (Text(text),)

@@ -138,9 +138,9 @@ def _read_quoted(file: _File) -> list[_Line]:
 
 def _read_tabs(file: _File) -> list[_Line]:
     """Rows in which marks are text, unless all are balanced, or only so every row has its cells."""
-    plain = list(_rows(file, quoted=False))
     if all(map(_is_balanced, (line for line in file.lines if '"' in line))):
         return list(_rows(file, quoted=True))
+    plain = list(_rows(file, quoted=False))
     if not plain or all(_fit(row.cells, plain[0].cells) is not None for row in plain):
         return plain
     try:  # cells of several lines

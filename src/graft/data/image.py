@@ -45,6 +45,7 @@ from graft.data.planes import read_pages
 from graft.data.quiet import quiet_pillow
 from graft.data.tiff import is_tiff, read_tiff
 from graft.data.unreadable import UnreadableImage
+from graft.errors import shorten
 from graft.options import Background
 
 if TYPE_CHECKING:
@@ -463,4 +464,4 @@ def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"it is damaged ({display(text[:200])})"
+    return f"it is damaged ({shorten(display(text))})"

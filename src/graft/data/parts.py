@@ -37,9 +37,9 @@ NAMES = {
 }
 """What people call the three parts, without case and signs, and which one they mean."""
 
-_PLAIN = (
-    r"(?:\d+|(?:data)?sets?|splits?|data|images?|imgs?|pictures?|photos?|texts?|tables?|parts?|partition)*"
-)
+# No two of these match the same text in two ways, which would make the search exponential.
+_PLAIN = r"(?:\d|sets?|splits?|data|images?|imgs?|pictures?|photos?|texts?|tables?|parts?|partition)*"
+_LONGEST = 100  # characters of a name that is looked at
 _NAMED = re.compile(rf"\d*({'|'.join(sorted(NAMES, key=len, reverse=True))}){_PLAIN}")
 _SHARD = re.compile(r"-\d+-of-\d+$")  # how Hugging Face numbers the files of one table
 
@@ -70,6 +70,7 @@ _ASIDE = frozenset((
 
 
 _SEVERAL = 'Several are taken together with --set data.train=\'["A", "B"]\'.'
+_PURPOSES = {"train": "training", "val": "validation", "test": "test"}
 _CLASSES = "If the folders are classes, say so with --set data.train=. (a dot)."
 
 
@@ -77,10 +78,13 @@ def part_of(name: str) -> str | None:
     """train, val or test, as a folder, table or split of this name says; None where it says none.
 
     Case, signs between words, numbers and words such as set, split, data, images and part do not count.
+    A name of more than 100 characters says nothing.
 
     >>> [part_of(name) for name in ("01_Training-Set", "valSplit", "HOLD-OUT", "train2017", "bullet train")]
     ['train', 'val', 'val', 'train', None]
     """
+    if len(name) > _LONGEST:
+        return None
     found = _NAMED.fullmatch(_plain(_SHARD.sub("", name)))
     return NAMES[found[1]] if found else None
 
@@ -289,7 +293,7 @@ def _parts_below(siblings: Sequence[Sibling]) -> bool:
 
 def _twice(where: Path, part: str, alike: Sequence[Sibling]) -> str:
     return (
-        f"{display(str(where))} has {len(alike)} parts that are called as {part}: "
+        f"{display(str(where))} has {len(alike)} candidates for the {_PURPOSES[part]} part: "
         f"{', '.join(display(each.name) for each in alike)}. Merge them, remove one, or say which it is. "
         f"{_advice(f'data.{part}', alike[0])} {_SEVERAL}"
     )

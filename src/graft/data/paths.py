@@ -20,7 +20,8 @@ from graft.data.parts import LEFT, NOTHING_CHOSEN, PARTS, Chosen, part_of
 from graft.data.table import list_table
 from graft.data.table_folder import list_part, list_tables, tables_in
 from graft.data.tabular import TABLES
-from graft.errors import DataError, quote
+from graft.errors import DataError, quote, shorten
+from graft.files import is_there
 
 if TYPE_CHECKING:
     from graft.recipe import DataSettings
@@ -80,9 +81,9 @@ def find_chosen(root: Path, settings: DataSettings) -> dict[str, tuple[Path, ...
 def _locate(root: Path, part: str, name: str) -> Path:
     places = (root / name, Path(name))
     for place in places:
-        if place.exists():
+        if is_there(place):
             return place
-    looked = " nor ".join(dict.fromkeys(display(str(place.absolute())) for place in places))
+    looked = " nor ".join(dict.fromkeys(shorten(display(str(place.absolute()))) for place in places))
     raise DataError(
         f"data.{part} = {quote(display(name))}: there is neither {looked}; name a folder or a table."
     )

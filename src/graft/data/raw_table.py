@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,6 @@ class Cells:
 
 def check_unique(path: Path, names: Sequence[str]) -> None:
     """Raises DataError where two columns have one name."""
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"The table {path} names a column twice: {quote_some(twice)}; rename one of them.")

@@ -48,7 +48,7 @@ from graft.data.labels import (
 from graft.data.parts import NAMES, part_of
 from graft.data.raw_table import Record
 from graft.data.tabular import TABLES, read_cells, read_lines
-from graft.errors import DataError, quote, suggest
+from graft.errors import DataError, quote, shorten, suggest
 from graft.files import is_there
 
 if TYPE_CHECKING:
@@ -292,7 +292,11 @@ def _locate(folder: Path, name: str, place: str) -> Row:
     beside, here = Path(os.path.normpath(folder / name)), Path(os.path.normpath(name))
     there = next(filter(is_there, (beside, here)), None)
     looked = dict.fromkeys(str(path.absolute()) for path in (beside, here))
-    fault = "" if there else f"there is no such file: {', nor '.join(map(display, looked))}"
+    fault = (
+        ""
+        if there
+        else f"there is no such file: {', nor '.join(shorten(display(path)) for path in looked)}"
+    )
     there = there or beside
     whole, base = there.absolute(), Path(os.path.normpath(folder.absolute()))
     below = whole.relative_to(base) if whole.is_relative_to(base) else here
