@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from graft.data import read_splits
 from graft.data.items import Splits
 from graft.recipe import DataSettings
 from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
+
+# A background job of a shell ignores Ctrl-C, which tests send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two busy torch threads on a shared machine are far slower than one.
 torch.set_num_threads(1)

@@ -634,5 +634,5 @@ def test_what_has_no_report_or_changes_is_one_message(graft: Graft, tmp_path: Pa
     check_refused(graft("report", tmp_path / "nowhere", "--json"), "is not a run")
     check_refused(graft("changes", "nowhere", "tiny/net", "--json"), "no such folder or file")
     check_refused(
-        graft("changes", "tiny/net", "tiny/net", "--out", "a.pdf", "--json"), "not among .svg, .png"
+        graft("changes", "tiny/net", "tiny/net", "--out", "a.pdf", "--json"), "expected one of .svg, .png"
     )

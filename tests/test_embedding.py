@@ -654,7 +654,7 @@ def test_a_second_run_comes_from_the_store(
         (["--backbone", "MODEL", "--out", "no/f.parquet"], "--out no/f.parquet: there is no folder no"),
         (["--backbone", "MODEL", "--out", "."], "--out .: it is a folder"),
         (["--backbone", "MODEL", "--out", "./texts.txt"], "is one of the items"),
-        (["--backbone", "MODEL", "--out", "f.csv"], ".csv is not among .parquet"),
+        (["--backbone", "MODEL", "--out", "f.csv"], "expected one of .parquet"),
         (["--backbone", "MODEL", "--set", "seed=1"], "Of no effect here: seed"),
         (["--backbone", "MODEL", "--set", "data.label=x"], "Of no effect here: data.label"),
         (["--backbone", "MODEL", "--set", "data.size=64"], "data.size"),
