@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from graft import records
 from graft.averaging import average, interpolate
 from graft.backbones.contract import Backbone
+from graft.data.content import read_content
 from graft.data.items import Splits
 from graft.errors import TrainingError
 from graft.inference import forward_all
@@ -104,7 +105,8 @@ def test_the_first_stays_unless_beaten_clearly_and_then_the_best_of_these_wins(
         gains = [one - two for one, two in zip(first, costs, strict=True)]
         mean = sum(gains) / 5
         error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / 4 / 5)
-        if mean > error + 1e-12:
+        assume(costs == first or abs(mean - error) > 1e-9)  # rounding decides there
+        if mean > error:
             clearly.append(sum(costs) / 5)
     if clearly:
         assert float(winner.costs.mean()) == pytest.approx(min(clearly))
@@ -318,7 +320,9 @@ def test_where_no_validation_loss_is_finite_nothing_is_kept(splits: Splits) -> N
 
     assert splits.val is not None
     flat = np.full((8, 8, 3), 100, np.uint8)
-    spoilt = replace(splits, val=replace(splits.val, sources=(flat, *splits.val.sources[1:])))
+    digests = (read_content(flat, max_pixels=64)[1], *splits.val.digests[1:])
+    val = replace(splits.val, sources=(flat, *splits.val.sources[1:]), digests=digests)
+    spoilt = replace(splits, val=val)
     backbone = from_module(Dividing(), preprocess=make_tiny().preprocess, head=None)
     plan = plan_for(backbone, spoilt, strategy="full", phase={})
     with pytest.raises(TrainingError, match=r"not finite at any time of phase 'all stages'.*train\.lr"):

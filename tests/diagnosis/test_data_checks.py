@@ -70,13 +70,13 @@ def test_odd_pictures(tmp_path: Path) -> None:
         for number in range(4):
             Image.new("L", (8, 8), number + 4 * (label == "b")).save(tmp_path / label / f"{number}.png")
     found = graft.data.read_splits(tmp_path, DataSettings(validation=0))
-    (finding,) = data_checks.odd_pictures(gathered(found))
+    (finding,) = data_checks.odd_data(gathered(found))
     assert (finding.id, finding.severity) == ("data.uniform", "warning")
     assert finding.measured.startswith("8 of 8 picture(s) of a single value")
     problems = tuple(
         replace(found.problems[0], code=code) for code in ("range", "beyond", "pages", "other")
     )
-    odd = ids(data_checks.odd_pictures(gathered(replace(found, problems=problems))))
+    odd = ids(data_checks.odd_data(gathered(replace(found, problems=problems))))
     assert odd == ["data.range", "data.beyond", "data.pages"]
 
 
