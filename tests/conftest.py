@@ -24,9 +24,11 @@ from graft.data.items import Splits
 from graft.recipe import DataSettings
 from small import COLOURS, SETTINGS, make_pictures, make_tiny, write_pictures
 
-# A background job of a shell ignores Ctrl-C, which tests send to themselves.
+# nohup and background jobs of a shell ignore signals that tests send to themselves.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Two busy torch threads on a shared machine are far slower than one.
 torch.set_num_threads(1)
