@@ -233,7 +233,7 @@ def evaluate_items(
     """Metrics on labelled data, of the kind that the task has, with what was odd about the data.
 
     ``columns``: those of a table that usually hold texts. ``trained_on``: digests of what the model has
-    seen; how much of it is here is told among the oddities.
+    seen; the number of these items is reported among the oddities.
 
     Raises:
         DataError: the data cannot be read, or has a class that ``task`` does not know.

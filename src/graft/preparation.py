@@ -130,7 +130,7 @@ def load_backbone(what: str | Recipe | Backbone, **options: Any) -> Backbone:
     ``options`` for an id are those of ``graft.backbones.load_backbone``: weights, channels, size.
 
     Raises:
-        BackboneError: unknown, or its weights cannot be had.
+        BackboneError: unknown, or its weights cannot be loaded.
     """
     if not isinstance(what, Recipe):
         return load_any_backbone(what, **options)

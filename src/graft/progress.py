@@ -1,4 +1,4 @@
-"""Progress bars: one for the reading of the data, one for each phase, told by records."""
+"""Progress bars: one for the reading of the data, one for each phase, driven by records."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _bars(console: Console, *, transient: bool = False) -> Progress:
 
 
 class _Bars:
-    """One bar for each phase, told by records; given the name of a ``score``, also a line an epoch."""
+    """One bar for each phase, driven by records; given the name of a ``score``, also a line an epoch."""
 
     def __init__(self, bars: Progress, score: str | None = None) -> None:
         self.bars, self.score = bars, score

@@ -75,7 +75,7 @@ def _read_line(line: bytes) -> dict[str, Any] | None:
 class Log:
     """The run's records as JSON lines, and as TensorBoard events where that is installed.
 
-    What the doctor finds in them stands below the record that showed it. ``noted``: what is to be told of
+    What the doctor finds in them stands below the record that showed it. ``noted``: what to report of
     the log itself, as it was found.
     """
 
@@ -91,7 +91,7 @@ class Log:
         """Go on after the first ``records`` records of training; later ones are of steps that run again.
 
         ``steps_before``: for each phase, the steps of the phases before it. ``reached``: the phase and the
-        steps of it that are done, by which records are told apart where lines are damaged.
+        steps of it that are done, which tell records apart where lines are damaged.
         """
         self._watch = watch or Watch()
         self._steps_before = steps_before

@@ -160,7 +160,7 @@ def _epoch(run: State, phase: Phase, stepper: Stepper, feed: Feed) -> Iterator[R
         step = position.epoch * phase.steps_per_epoch + position.step + 1
         rate = stepper.optimizer.param_groups[-1]["lr"]
         yield records.Stepped(position.phase, position.epoch + 1, step, outcome.loss, rate, outcome.idle)
-        run.save_if_due()  # now that the record is told, and counted
+        run.save_if_due()  # after the record is yielded and counted
 
 
 def _saved_when_lost(run: State, loading: Iterator[T]) -> Iterator[T]:

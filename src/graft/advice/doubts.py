@@ -1,4 +1,4 @@
-"""Why transfer with this backbone may be the wrong tool: by what was measured, the recipe, and the data."""
+"""Why transfer with this backbone may be the wrong tool: by the measurements, the recipe and the data."""
 
 from __future__ import annotations
 

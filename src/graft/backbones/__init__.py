@@ -68,7 +68,7 @@ def load_backbone(
         max_length: tokens of a text that are taken; None: as many as the network can take, up to 512.
 
     Raises:
-        BackboneError: unknown library, model or weights; weights that cannot be had or do not fit.
+        BackboneError: unknown library, model or weights; weights that cannot be loaded or do not fit.
     """
     if isinstance(what, Backbone):
         return what

@@ -105,7 +105,7 @@ def _named_by_library(module: nn.Module) -> list[str] | None:
         return None
     try:
         found = get()
-    except AttributeError:  # it looks inside what was replaced
+    except AttributeError:  # it looks inside the replaced module
         return None
     wanted = found if isinstance(found, tuple | list) else (found,)
     names = {id(child): name for name, child in module.named_modules()}

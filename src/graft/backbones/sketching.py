@@ -21,7 +21,7 @@ from graft.backbones.contract import Intake, Source
 from graft.backbones.stored import Layout, layout_of
 from graft.errors import BackboneError
 
-SPARE = 2  # times what is stored: heads that are taken out again
+SPARE = 2  # times the stored tensors: heads that are taken out again
 SPARE_TENSORS, SPARE_MODULES = 1000, 10_000
 MODULES_A_TENSOR = 20
 SPARE_VALUES = 2**20
@@ -81,10 +81,10 @@ def sketch(build: Callable[[], nn.Module], layout: Layout, what: str) -> nn.Modu
 def sketch_trunk(source: Source, intake: Intake, layout: Layout) -> Layout | None:
     """The layout of the trunk that :func:`rebuild` would make; None of libraries that others registered.
 
-    ``layout``: of what is stored for it.
+    ``layout``: of the tensors stored for it.
 
     Raises:
-        BackboneError: it is larger than what is stored, or cannot be built.
+        BackboneError: it is larger than the stored tensors, or cannot be built.
     """
     if not is_own(source.library):
         return None

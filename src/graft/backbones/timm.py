@@ -44,7 +44,7 @@ def load(request: Request) -> Backbone:
     """A timm model without its classifier.
 
     Raises:
-        BackboneError: an unknown model or tag, weights that cannot be had or do not fit, or a
+        BackboneError: an unknown model or tag, weights that cannot be loaded or do not fit, or a
             number of channels or a size that the model does not take.
     """
     name, tag = split_name(request.name, request.weights)

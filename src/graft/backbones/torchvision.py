@@ -32,7 +32,7 @@ def load(request: Request) -> Backbone:
     """A torchvision model without its classifier.
 
     Raises:
-        BackboneError: an unknown model or weights, weights that cannot be had or do not fit, or a
+        BackboneError: an unknown model or weights, weights that cannot be loaded or do not fit, or a
             picture size that the model does not take.
     """
     # Weights from a file: what was built for them was kept.

@@ -124,7 +124,7 @@ def _check_options(source: Source) -> None:
 
 
 def _check_adapters(stored: Bundle, layout: Layout) -> None:
-    """Adapters are as wide as what is stored of them."""
+    """Adapters are as wide as their stored tensors."""
     if stored.adapters is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""From a bundle's parts to its network: built, compared with what is stored, filled, and proved.
+"""From a bundle's parts to its network: built, compared with the stored tensors, filled, and proved.
 
 Before a network is allocated it is sketched, without memory, and the sketch compared with the header of
 the weights; so what a stranger's manifest describes costs no more than the weights that came with it.
@@ -72,7 +72,7 @@ def _build(parts: Parts, factory: Factory | None, base: Backbone | str | Path | 
 
 
 def _rebuild(parts: Parts) -> nn.Module:
-    """The trunk by its source, once it is known to be as large as what is stored."""
+    """The trunk by its source, once it is known to be as large as the stored tensors."""
     stored, trunk = parts.stored, parts.layout.under("trunk.")
     sketched = sketch_trunk(stored.source, stored.preprocess, trunk)
     if sketched is not None:

@@ -82,7 +82,7 @@ def check_hash(file: Path, expected: str) -> None:
 
 
 def _check_files(values: dict[str, Any], folder: Path) -> dict[str, str]:
-    """The hashes of the files that a bundle has; each is regular, inside the folder, of the size told."""
+    """The hashes of a bundle's files; each is regular, inside the folder, of the manifest's size."""
     names = (WEIGHTS, GOLDEN, *([TOKENIZER] if "encoding" in values else []))
     try:
         hashes = TypeAdapter(dict[str, str]).validate_python(values["files"])

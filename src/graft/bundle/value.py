@@ -108,7 +108,7 @@ class Bundle:
         """How good the bundle is on labelled data: a folder of class folders, a table, arrays.
 
         A table's columns are those that it was trained on, unless ``settings`` name them. ``trained_on``:
-        digests (sha256) of items that trained it; how many of them are met is told.
+        digests (sha256) of items that trained it; their number among the items is reported.
 
         Raises:
             DataError: the data cannot be read, or has a class that the bundle does not know.

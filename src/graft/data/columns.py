@@ -56,7 +56,7 @@ def find_columns(path: Path, names: list[str], settings: DataSettings, modality:
     """Which of the columns ``names`` hold items, labels and splits; ``path`` is for messages.
 
     Raises:
-        DataError: one is missing, or the column of texts cannot be told.
+        DataError: one is missing, or the column of texts is not clear.
     """
     labels = (settings.label,) if isinstance(settings.label, str) else settings.label
     if modality == "picture" and settings.image not in names:
@@ -81,7 +81,7 @@ def find_texts(
     ``others``: columns that hold something else.
 
     Raises:
-        DataError: one is missing, or which it is cannot be told.
+        DataError: one is missing, or it is not clear which one is meant.
     """
     if settings.text is not None:
         asked = (settings.text,) if isinstance(settings.text, str) else settings.text

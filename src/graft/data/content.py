@@ -71,7 +71,7 @@ def read_picture(items: Items, number: int, *, channels: int, least_side: int | 
     """An item's pixels, uint8 [channels, H, W], reduced as by ``image.decode_reduced``.
 
     Raises:
-        DataError: the item cannot be read any more, or is not what was scanned; the message names it.
+        DataError: the item cannot be read any more, or has changed since the scan; the message names it.
     """
     try:
         content, digest = read_content(items.sources[number], max_pixels=items.max_pixels)

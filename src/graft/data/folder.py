@@ -33,10 +33,10 @@ _MESSAGES = {
         "TIFF, GIF and .npy."
     ),
     "format": (
-        "{count} picture{s} in a format that graft does not read left out; save what is named as JPEG, PNG "
+        "{count} picture{s} in a format that graft does not read left out; convert them to JPEG, PNG "
         "or TIFF."
     ),
-    "special": "{count} pipe{s}, socket{s} or device{s} left out, unopened; remove what is named.",
+    "special": "{count} pipe{s}, socket{s} or device{s} left out, unopened; remove them.",
     "closed": (
         "{count} folder{s} that cannot be listed left out with all that may be inside; check the "
         "permissions."

@@ -3,7 +3,7 @@
 ``hf/ORG/NAME`` and ``hf/ORG/NAME:config`` are repositories; ``hf/./folder`` and ``hf//folder`` were written
 by ``save_to_disk``. Columns are found as in a table (table.py); labels that are numbers with names go by
 their names. Splits go by theirs, or by a column where data.split is set, or where all is one split and a
-column divides it. What nobody has labelled (no label, or the number -1) is left out and told, and so are
+column divides it. Unlabelled rows (no label, or the number -1) are left out and reported, and so are
 splits called otherwise. Rows count from 0, as ``datasets`` does: "train, row 17" is ``data["train"][17]``.
 
 The library is an extra and takes seconds to import, so only :func:`_load` does. It never runs code of a

@@ -393,7 +393,7 @@ def check_size(picture: Image.Image, max_pixels: int) -> None:
 
 
 def raw_mode(picture: Image.Image) -> str:
-    """How the file stores its pixels ("I;12", "L;2"): depth that the loaded mode does not tell.
+    """How the file stores its pixels ("I;12", "L;2"): the depth is lost in the loaded mode.
 
     Pillow forgets it when it loads the pixels, so it is noted with the picture, which may be read again.
     """

@@ -21,7 +21,7 @@ _DEPTHS = (8, 10, 12, 14)  # bits that cameras and scanners deliver in 16
 
 
 def settle_range(scanned: Sequence[Scanned], settings: DataSettings) -> tuple[list[Scanned], DataSettings]:
-    """The settings with what counts as full as a number, or None; and what was scanned, read so.
+    """The scanned items, read again where needed, and the settings with ``max_value`` as a number or None.
 
     Where ``settings.max_value`` is "auto", it is found by :func:`agreed_full`.
     """
@@ -71,7 +71,7 @@ def _uniform(scanned: Sequence[Scanned], _: float | None) -> Iterator[Problem]:
         yield make_problem(
             "uniform",
             f"{{count}} of {len(scanned)} picture(s) of a single value: every pixel is the same, so there "
-            "is nothing to be seen. Look at what is named.",
+            "is nothing to be seen. Look at the pictures below.",
             names,
         )
 

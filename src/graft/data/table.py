@@ -9,7 +9,7 @@ Values are taken as they stand: "NA" is a label like any other, and an empty cel
 names its row (but see above); of numbers see labels.py. Paths are relative to the table's folder, or else
 to the working folder; in Parquet, pictures may also stand in the cells themselves. A picture that does not
 exist is a bad item like an unreadable one (scan.py), and so is a text that is empty; whatever makes the
-table itself doubtful stops the run here. Of texts, bytes that are no UTF-8 are replaced, and told.
+table itself doubtful stops the run here. Of texts, bytes that are not UTF-8 are replaced, with a warning.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def list_texts(path: Path, settings: DataSettings, usual: tuple[str, ...] = ()) 
     ``usual``: the columns to take where the settings name none and the table has them.
 
     Raises:
-        DataError: not readable, a cell is no text, or the column of texts cannot be told.
+        DataError: not readable, a cell is no text, or the column of texts is not clear.
     """
     notes, guessed, odd = Notes(), tuple[str, ...](), tuple[Problem, ...]()
     if path.suffix.lower() not in TABLES:

@@ -60,7 +60,7 @@ class Watch:
     ``validated``: how many items are validated on, of which about 512 are looked at. ``classes``: of a
     single-label task; 0 of others. ``warmups``: the steps of warm-up of each phase. ``own_rates``: graft
     itself chose rates and lengths, by what was measured (:func:`rates_are_own`); what they lead to is then
-    not told as a mistake, and the weights that did best are kept.
+    not reported as a mistake, and the weights that did best are kept.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Watch:
         self._told: set[str] = set()
 
     def see(self, record: dict[str, Any]) -> tuple[Finding, ...]:
-        """What this record shows, with those before it, that was not told yet."""
+        """What this record shows, with those before it, that was not reported yet."""
         number = record["phase"] + 1
         if number != self._course.number:
             self._course = _Course(number)
@@ -119,7 +119,7 @@ def _spike(course: _Course, warmup: int) -> Iterator[Finding]:
     """Whether the last three losses lie above what was usual, and above what is next to nothing.
 
     In a warm-up a loss may rise and come back: one that did is no mistake, so what was usual before the
-    first rise is kept until the warm-up ends, and what is lost is told there.
+    first rise is kept until the warm-up ends, and a loss that is not made good is reported there.
     """
     place = len(course.steps) - 3
     if place < BEFORE:

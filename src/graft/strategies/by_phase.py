@@ -25,7 +25,7 @@ def with_own_rates(
     """The steps that ``build`` makes of ``ask``, each phase with the rates that the recipe gives it alone.
 
     Raises:
-        RecipeError: rates of stages in a phase that trains the head alone, or of stages that rest in it.
+        RecipeError: rates of stages that are frozen in their phase, or of all where the head trains alone.
     """
     changed = list(steps)
     for number, own in ask.recipe.phase.items():
